@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* vcpu.c - the VCPU fd: its life, RUN, and its other ioctls.  See vcpu.h, dune.h. */
+#include <linux/anon_inodes.h>
+#include <linux/fs.h>
+#include <linux/kvm_host.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/sched.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+#include <asm/fpu/api.h>
+#include <uapi/asm/prctl.h>
+
+#include "trace.h"
+#include "vcpu.h"
+
+enum dune_step dune_vcpu_step(struct dune_vcpu *vcpu)
+{
+	int ret;
+
+	/* Vector registers are the thread's; a switch may have left them in memory. */
+	if (test_thread_flag(TIF_NEED_FPU_LOAD))
+		switch_fpu_return();
+	vcpu->stats.entries++;
+	trace_dune_enter(vcpu);
+	ret = dune_vmx_window(vcpu);
+	if (unlikely(ret)) {
+		vcpu->error = ret;
+		return DUNE_STEP_ERROR;
+	}
+	return dune_exit_handle(vcpu);
+}
+
+/*
+ * Work that only the way back to user mode can do: signals, task work, tracing.
+ * RUN returns, Linux does it, user space calls RUN again.
+ */
+static bool user_work_pending(void)
+{
+	return signal_pending(current) ||
+	       test_thread_flag(TIF_NOTIFY_RESUME) || test_thread_flag(TIF_UPROBE);
+}
+
+static void take_from_user(struct dune_vcpu *vcpu)
+{
+	struct dune_run *run = vcpu->run;
+	u32 set = READ_ONCE(run->set);
+
+	if (likely(!set))
+		return;
+	WRITE_ONCE(run->set, 0);
+	if (set & DUNE_SET_RIP)
+		vcpu->rip = READ_ONCE(run->rip);
+	if (set & DUNE_SET_RSP)
+		vcpu->rsp = READ_ONCE(run->gpr[DUNE_RSP]);
+	if (set & DUNE_SET_RFLAGS)
+		vcpu->rflags = dune_sane_rflags(READ_ONCE(run->rflags));
+	vcpu->dirty |= set & (DUNE_SET_RIP | DUNE_SET_RSP | DUNE_SET_RFLAGS);
+	/* Going elsewhere drops an event that was to be delivered at the old place. */
+	if (set & DUNE_SET_RIP)
+		vcpu->dirty &= ~DUNE_DIRTY_EVENT;
+}
+
+static enum dune_step run_once(struct dune_vcpu *vcpu)
+{
+	enum dune_step step;
+
+	local_irq_disable();
+	if (unlikely(user_work_pending())) {
+		local_irq_enable();
+		vcpu->run->exit_reason = DUNE_EXIT_NONE;
+		return DUNE_STEP_USER;
+	}
+	/* Time in the guest is the process's user time. */
+	guest_timing_enter_irqoff();
+	step = dune_vcpu_step(vcpu);
+	if (step == DUNE_STEP_IRQ) {
+		/* The tick has to see PF_VCPU to count the guest's time as such. */
+		local_irq_enable();
+		local_irq_disable();
+	}
+	guest_timing_exit_irqoff();
+	local_irq_enable();
+	return step;
+}
+
+static long vcpu_run(struct dune_vcpu *vcpu)
+{
+	enum dune_step step = vcpu->pending;
+
+	if (unlikely(vcpu->error))
+		return vcpu->error;
+	vcpu->stats.run_calls++;
+	take_from_user(vcpu);
+	vcpu->pending = DUNE_STEP_AGAIN;
+	for (;;) {
+		switch (step) {
+		case DUNE_STEP_AGAIN:
+		case DUNE_STEP_IRQ:
+			cond_resched();
+			step = run_once(vcpu);
+			continue;
+		case DUNE_STEP_SLOW:
+			step = dune_exit_slow(vcpu);
+			continue;
+		case DUNE_STEP_SYSCALL:
+			if (vcpu->fast)
+				dune_forward_arm(vcpu);
+			return 0;
+		case DUNE_STEP_USER:
+			return 0;
+		case DUNE_STEP_ERROR:
+			break;
+		}
+		break;
+	}
+	/* Out of memory is not the end of the VCPU; the others are. */
+	if (vcpu->error == -ENOMEM) {
+		vcpu->error = 0;
+		return -ENOMEM;
+	}
+	return vcpu->error;
+}
+
+static bool state_valid(const struct dune_vcpu_state *s)
+{
+	u64 cr3_reserved = ~((1ULL << dune_caps.gpa_bits) - 1);
+
+	return s->size == sizeof(*s) && !s->reserved0 &&
+	       !memchr_inv(s->reserved, 0, sizeof(s->reserved)) &&
+	       !(s->cr3 & cr3_reserved) && dune_canonical(s->gdt_base) &&
+	       dune_canonical(s->idt_base) && dune_canonical(s->tr_base) &&
+	       dune_canonical(s->lstar) && dune_canonical(s->kernel_gs_base) &&
+	       s->gdt_limit <= 0xffff && s->idt_limit <= 0xffff && s->tr_limit >= 0x67 &&
+	       s->tr_limit <= 0xffff && s->tr_selector <= 0xffff && !(s->tr_selector & 7) &&
+	       s->tr_selector;
+}
+
+static long set_state(struct dune_vcpu *vcpu, struct dune_vcpu_state __user *arg)
+{
+	struct dune_vcpu_state state;
+
+	if (copy_from_user(&state, arg, sizeof(state)))
+		return -EFAULT;
+	if (!state_valid(&state))
+		return -EINVAL;
+	vcpu->state = state;
+	vcpu->dirty |= DUNE_DIRTY_STATE;
+	return 0;
+}
+
+/* What was set last: the guest may have changed CR3 and its tables since. */
+static long get_state(struct dune_vcpu *vcpu, struct dune_vcpu_state __user *arg)
+{
+	u32 size;
+
+	if (get_user(size, &arg->size))
+		return -EFAULT;
+	if (size != sizeof(vcpu->state))
+		return -EINVAL;
+	return copy_to_user(arg, &vcpu->state, sizeof(vcpu->state)) ? -EFAULT : 0;
+}
+
+static long get_stats(struct dune_vcpu *vcpu, void __user *arg)
+{
+	struct dune_stats *stats = kmemdup(&vcpu->stats, sizeof(*stats), GFP_KERNEL_ACCOUNT);
+	long ret;
+
+	if (!stats)
+		return -ENOMEM;
+	ret = dune_stats_to_user(stats, arg);
+	kfree(stats);
+	return ret;
+}
+
+static long vcpu_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
+{
+	struct dune_vcpu *vcpu = file->private_data;
+	void __user *p = (void __user *)arg;
+
+	if (cmd == DUNE_GET_STATS)
+		return get_stats(vcpu, p);
+	if (unlikely(vcpu->vm->mm != current->mm))
+		return -EIO;
+	if (unlikely(vcpu->task != current))
+		return -EBUSY;
+	switch (cmd) {
+	case DUNE_RUN:
+		return vcpu_run(vcpu);
+	case DUNE_SET_STATE:
+		return set_state(vcpu, p);
+	case DUNE_GET_STATE:
+		return get_state(vcpu, p);
+	}
+	return -ENOTTY;
+}
+
+/* The run page.  A fork child must not write its parent's registers. */
+static int vcpu_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	struct dune_vcpu *vcpu = file->private_data;
+
+	if (vcpu->vm->mm != current->mm)
+		return -EIO;
+	if (vma->vm_pgoff || vma->vm_end - vma->vm_start != PAGE_SIZE ||
+	    !(vma->vm_flags & VM_SHARED) || vma->vm_flags & VM_EXEC)
+		return -EINVAL;
+	dune_vm_flags_set(vma, VM_DONTCOPY | VM_DONTEXPAND | VM_DONTDUMP);
+	return vm_insert_page(vma, vma->vm_start, virt_to_page(vcpu->run));
+}
+
+/* A grace period after the fd is gone: no CPU is inside through the fast way. */
+static void vcpu_free(struct work_struct *work)
+{
+	struct dune_vcpu *vcpu = container_of(to_rcu_work(work), struct dune_vcpu, free_work);
+	struct dune_vm *vm = vcpu->vm;
+
+	dune_vm_retire_stats(vm, vcpu);
+	dune_vmx_vcpu_destroy(vcpu);
+	free_page((unsigned long)vcpu->run);
+	kfree(vcpu);
+	dune_vm_put(vm);
+}
+
+static int vcpu_release(struct inode *inode, struct file *file)
+{
+	struct dune_vcpu *vcpu = file->private_data;
+
+	dune_forward_disarm(vcpu);
+	queue_rcu_work(dune_wq, &vcpu->free_work);
+	return 0;
+}
+
+static const struct file_operations vcpu_fops = {
+	.owner		= THIS_MODULE,
+	.unlocked_ioctl	= vcpu_ioctl,
+	.mmap		= vcpu_mmap,
+	.release	= vcpu_release,
+	.llseek		= noop_llseek,
+};
+
+/* Addresses of user code that the fast way compares and returns to. */
+static bool forward_valid(const struct dune_vcpu_create *c)
+{
+	if (!(c->flags & DUNE_VCPU_FAST))
+		return !c->syscall_ip && !c->resume_ip;
+	return c->syscall_ip && c->syscall_ip < TASK_SIZE_MAX - 2 &&
+	       c->resume_ip && c->resume_ip < TASK_SIZE_MAX;
+}
+
+int dune_vcpu_create(struct dune_vm *vm, struct dune_vcpu_create __user *arg)
+{
+	struct dune_vcpu_create create;
+	struct dune_vcpu *vcpu;
+	int ret;
+
+	if (copy_from_user(&create, arg, sizeof(create)))
+		return -EFAULT;
+	if (create.size != sizeof(create) || create.flags & ~DUNE_VCPU_FAST ||
+	    memchr_inv(create.reserved, 0, sizeof(create.reserved)) || !forward_valid(&create))
+		return -EINVAL;
+#ifdef CONFIG_X86_USER_SHADOW_STACK
+	/* In the guest the shadow stack would not be kept. */
+	if (current->thread.features & ARCH_SHSTK_SHSTK)
+		return -EOPNOTSUPP;
+#endif
+
+	vcpu = kzalloc(sizeof(*vcpu), GFP_KERNEL_ACCOUNT);
+	if (!vcpu)
+		return -ENOMEM;
+	vcpu->vm = vm;
+	vcpu->task = current;
+	vcpu->fast = create.flags & DUNE_VCPU_FAST;
+	vcpu->syscall_ip = create.syscall_ip;
+	vcpu->resume_ip = create.resume_ip;
+	vcpu->rflags = X86_EFLAGS_FIXED | X86_EFLAGS_IF;
+	vcpu->state.size = sizeof(vcpu->state);
+	vcpu->dirty = DUNE_DIRTY_RIP | DUNE_DIRTY_RSP | DUNE_DIRTY_RFLAGS | DUNE_DIRTY_STATE;
+	INIT_RCU_WORK(&vcpu->free_work, vcpu_free);
+	vcpu->run = (struct dune_run *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
+	ret = vcpu->run ? dune_vmx_vcpu_init(vcpu) : -ENOMEM;
+	if (ret) {
+		free_page((unsigned long)vcpu->run);
+		kfree(vcpu);
+		return ret;
+	}
+	dune_vm_get(vm);
+	spin_lock(&vm->vcpus_lock);
+	list_add(&vcpu->in_vm, &vm->vcpus);
+	spin_unlock(&vm->vcpus_lock);
+
+	ret = anon_inode_getfd("dune-vcpu", &vcpu_fops, vcpu, O_RDWR | O_CLOEXEC);
+	if (ret < 0)
+		queue_rcu_work(dune_wq, &vcpu->free_work);
+	return ret;
+}

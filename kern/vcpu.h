@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * vcpu.h - a VCPU: one per thread.  Owns a VMCS, the run page and its counters.
+ */
+#ifndef DUNE_VCPU_H
+#define DUNE_VCPU_H
+
+#include <linux/workqueue.h>
+
+#include "compat.h"
+#include "dune.h"
+#include "vm.h"
+#include "vmx.h"
+
+/* What is to be done after one trip into the guest. */
+enum dune_step {
+	DUNE_STEP_AGAIN,	/* handled: enter again */
+	DUNE_STEP_IRQ,		/* let the interrupt in, then enter again */
+	DUNE_STEP_SYSCALL,	/* a system call to forward */
+	DUNE_STEP_SLOW,		/* dune_vcpu_slow_exit() has to run in process context */
+	DUNE_STEP_USER,		/* user space has to see run->exit_reason */
+	DUNE_STEP_ERROR,	/* vcpu->error: RUN fails with it */
+};
+
+/* What to load into the VMCS before the next entry. */
+#define DUNE_DIRTY_RIP		DUNE_SET_RIP
+#define DUNE_DIRTY_RSP		DUNE_SET_RSP
+#define DUNE_DIRTY_RFLAGS	DUNE_SET_RFLAGS
+#define DUNE_DIRTY_STATE	(1U << 8)	/* vcpu->state */
+#define DUNE_DIRTY_EVENT	(1U << 9)	/* vcpu->event_* */
+#define DUNE_DIRTY_LSTAR	(1U << 10)	/* vcpu->state.lstar */
+
+/* The CPU takes only canonical addresses into these fields (4-level paging). */
+static inline bool dune_canonical(u64 va)
+{
+	return (u64)((s64)(va << 16) >> 16) == va;
+}
+
+/*
+ * Is this vmcall a system call to forward and nothing else?  Then its registers
+ * say where the guest goes on, and nothing more has to be read from the VMCS.
+ */
+static __always_inline bool dune_is_forward(const struct dune_run *run)
+{
+	return (READ_ONCE(run->gpr[DUNE_RCX]) & DUNE_HYPERCALL_MASK) != DUNE_HYPERCALL &&
+	       !(READ_ONCE(run->gpr[DUNE_R11]) & DUNE_VMCALL_HOST);
+}
+
+struct dune_vcpu {
+	struct dune_vm *vm;
+	struct task_struct *task;	/* the owner; compared, never dereferenced */
+	struct dune_run *run;		/* shared with user space */
+	struct dune_vmx vmx;
+	struct dune_vcpu_state state;
+
+	u64 rip, rsp, rflags;		/* of the guest, as far as read or to be loaded */
+	u32 dirty;			/* DUNE_DIRTY_* */
+	u32 event_info, event_error, event_len;	/* to be injected at the next entry */
+	enum dune_step pending;		/* SLOW or USER left over by the fast way; else AGAIN */
+	int error;			/* sticky; -EIO after a fatal exit */
+	struct dune_exit exit;
+
+	bool fast;
+	u64 syscall_ip, resume_ip;
+
+	struct dune_stats stats;	/* written by the owner only */
+	struct list_head in_vm;		/* vm->vcpus */
+	struct rcu_work free_work;
+};
+
+/* A new VCPU fd, or a negative errno. */
+int dune_vcpu_create(struct dune_vm *vm, struct dune_vcpu_create __user *arg);
+
+/*
+ * One trip into the guest.  Irqs off; current is the owner and has its FPU
+ * registers loaded.
+ */
+enum dune_step dune_vcpu_step(struct dune_vcpu *vcpu);
+
+/* RFLAGS with nothing in it that a VM entry would refuse. */
+u64 dune_sane_rflags(u64 rflags);
+
+/* exits.c: what the exit in vcpu->exit asks for.  Irqs off. */
+enum dune_step dune_exit_handle(struct dune_vcpu *vcpu);
+/* exits.c: the part that may sleep.  AGAIN, USER or ERROR. */
+enum dune_step dune_exit_slow(struct dune_vcpu *vcpu);
+
+/* forward.c: the fast way */
+int dune_forward_init(void);
+void dune_forward_remove(void);
+/* The next return to user mode at vcpu->syscall_ip + 2 enters the guest. */
+void dune_forward_arm(struct dune_vcpu *vcpu);
+/* No CPU will enter through vcpu any more, once a grace period is over. */
+void dune_forward_disarm(struct dune_vcpu *vcpu);
+
+extern struct workqueue_struct *dune_wq;
+
+#endif

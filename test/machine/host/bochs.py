@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One running Bochs: its output, its serial log, and the debugger in case of a hang."""
+
+import fcntl
+import os
+import select
+import shutil
+import signal
+import subprocess
+import time
+
+from .problem import Problem
+
+_RFB_TAKEN = ("bind", "RFB could not")
+_DEBUGGER_COMMANDS = b"r\nsreg\ncreg\nprint-stack 60\n"
+
+
+class Bochs:
+    """Started at once; several may start at the same time.  Use as a context manager."""
+
+    def __init__(self, directory, bochsrc):
+        if shutil.which("bochs-bin") is None:
+            raise Problem("bochs is not installed: run `make packages`")
+        self._directory = directory
+        (directory / "bochsrc").write_text(bochsrc, encoding="utf-8")
+        (directory / "start").write_text("c\n", encoding="ascii")
+        (directory / "serial.txt").touch()
+        self._serial = open(directory / "serial.txt", "rb")  # pylint: disable=consider-using-with
+        self._process = None
+        self._start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+        self._serial.close()
+
+    def read_output(self, seconds):
+        """Its standard output so far: bytes, or None when Bochs is gone."""
+        out = self._process.stdout
+        if not select.select([out], [], [], seconds)[0]:
+            return b""
+        return os.read(out.fileno(), 65536) or None
+
+    def read_serial(self):
+        """What the kernel log got since the last call."""
+        return self._serial.read()
+
+    def log_tail(self):
+        path = self._directory / "bochs.log"
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        important = [line for line in lines if "[" in line and (">>PANIC<<" in line or "p[" in line)]
+        return (important or lines or ["no log"])[-1].strip()
+
+    def interrupt(self, cpus):
+        """Stops the CPUs and returns the debugger's text about them; Bochs is of no use afterwards."""
+        commands = b"".join(b"set $cpu = %d\n" % cpu + _DEBUGGER_COMMANDS for cpu in range(cpus)) \
+            if False else _DEBUGGER_COMMANDS
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.stdin.write(commands + b"q\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return ""
+        text, limit = b"", time.monotonic() + 10
+        while time.monotonic() < limit:
+            data = self.read_output(0.2)
+            if data is None:
+                break
+            text += data
+        return text.decode(errors="replace")
+
+    def kill(self):
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            pipe.close()
+
+    def _start(self):
+        """Two that start in the same instant take the same RFB port, and one dies: one at a time."""
+        command = ["nice", "bochs-bin", "-q", "-f", self._directory / "bochsrc", "-rc", self._directory / "start"]
+        with open("/tmp/dune-machine.lock", "a", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._process = subprocess.Popen(  # pylint: disable=consider-using-with
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                start_new_session=True)
+            self._wait_for_port()
+
+    def _wait_for_port(self):
+        limit = time.monotonic() + 3
+        log = self._directory / "bochs.log"
+        while time.monotonic() < limit and self._process.poll() is None:
+            if log.exists() and "listening for connections" in log.read_text(errors="replace"):
+                return
+            time.sleep(0.02)
