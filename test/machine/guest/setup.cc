@@ -33,8 +33,6 @@ constexpr Mount mounts[] = {
     {"sysfs", "/sys", ""},
     {"debugfs", "/sys/kernel/debug", ""},
     {"tracefs", "/sys/kernel/tracing", ""},
-    {"tmpfs", "/tmp", "mode=1777"},
-    {"tmpfs", "/run", "mode=755"},
     {"cgroup2", "/sys/fs/cgroup", ""},
 };
 

@@ -8,7 +8,7 @@
 
 namespace machine {
 
-// /proc, /sys, /dev with pts and shm, debugfs, tracefs, /tmp, /run.
+// /proc, /sys, /dev with pts and shm, debugfs, tracefs, cgroup2.  The root is a tmpfs.
 void mount_file_systems();
 void bring_up_loopback();
 // Messages more urgent than `level` reach the console, that is the kernel log on the host.

@@ -11,8 +11,7 @@ import time
 
 from .problem import Problem
 
-_RFB_TAKEN = ("bind", "RFB could not")
-_DEBUGGER_COMMANDS = b"r\nsreg\ncreg\nprint-stack 60\n"
+_DEBUGGER_COMMANDS = b"set $cpu=%d\nr\nsreg\ncreg\nprint-stack 60\n"
 
 
 class Bochs:
@@ -47,16 +46,19 @@ class Bochs:
         """What the kernel log got since the last call."""
         return self._serial.read()
 
-    def log_tail(self):
+    def log_text(self):
+        """What Bochs itself logged."""
         path = self._directory / "bochs.log"
-        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-        important = [line for line in lines if "[" in line and (">>PANIC<<" in line or "p[" in line)]
-        return (important or lines or ["no log"])[-1].strip()
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def log_tail(self):
+        """The reason for its end, most likely."""
+        lines = self.log_text().splitlines()
+        return ([line for line in lines if ">>PANIC<<" in line] or lines or ["no log"])[-1].strip()
 
     def interrupt(self, cpus):
         """Stops the CPUs and returns the debugger's text about them; Bochs is of no use afterwards."""
-        commands = b"".join(b"set $cpu = %d\n" % cpu + _DEBUGGER_COMMANDS for cpu in range(cpus)) \
-            if False else _DEBUGGER_COMMANDS
+        commands = b"".join(_DEBUGGER_COMMANDS % cpu for cpu in range(cpus))
         self._process.send_signal(signal.SIGINT)
         try:
             self._process.stdin.write(commands + b"q\n")
@@ -89,8 +91,7 @@ class Bochs:
 
     def _wait_for_port(self):
         limit = time.monotonic() + 3
-        log = self._directory / "bochs.log"
         while time.monotonic() < limit and self._process.poll() is None:
-            if log.exists() and "listening for connections" in log.read_text(errors="replace"):
+            if "listening for connections" in self.log_text():
                 return
             time.sleep(0.02)

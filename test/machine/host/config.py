@@ -60,7 +60,7 @@ class Config:
         kept = [word for word in defaults if word.split("=")[0] not in replaced]
         return " ".join(kept + [word for word in self.append if word not in _OPPOSITES])
 
-    def bochsrc(self, directory, disk, terminal):
+    def bochsrc(self, directory, terminal):
         """`terminal`: a pty for the second serial line, or None."""
         lines = [
             f"megs: {self.megabytes}",
@@ -82,8 +82,6 @@ class Config:
             "sound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy",
             "port_e9_hack: enabled=1",
         ]
-        if disk:
-            lines.append(f"ata0-slave: type=disk, path={disk}, mode=flat")
         if terminal:
             lines.append(f"com2: enabled=1, mode=term, dev={terminal}")
         return "\n".join(lines) + "\n"

@@ -93,23 +93,6 @@ class FileSet:
         archive.add("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
         archive.finish()
 
-    def populate(self, directory):
-        """As a directory tree of hard links and copies, for mke2fs -d."""
-        self.add_libraries()
-        for name in sorted(self._directories, key=lambda text: text.count("/")):
-            if name not in self._links:
-                os.makedirs(f"{directory}{name}", exist_ok=True)
-        for name, target in self._links.items():
-            os.symlink(target, f"{directory}{name}")
-        for name, (mode, data) in self._data.items():
-            pathlib.Path(f"{directory}{name}").write_bytes(data)
-            os.chmod(f"{directory}{name}", stat.S_IMODE(mode))
-        for name, path in self._files.items():
-            try:
-                os.link(path, f"{directory}{name}")
-            except OSError:
-                shutil.copy2(path, f"{directory}{name}")
-
     def add_libraries(self):
         """Finds the shared libraries of what was added so far."""
         if not self._elf:

@@ -4,11 +4,10 @@
 import os
 import pathlib
 import shutil
-import subprocess
 from urllib.parse import quote
 
 from .fileset import FileSet
-from .kernel import KVM_MODULES, last_line, run
+from .kernel import KVM_MODULES, run
 from .paths import BUILD, MACHINE, locked
 from .problem import Problem
 
@@ -42,8 +41,8 @@ def init_program():
     return program
 
 
-def base_files(kernel, modules):
-    """PID 1, a shell with its tools, a little of /etc, and kernel modules: [(name, file)]."""
+def base_files(modules):
+    """PID 1, a shell with its tools, a little of /etc, and `modules`: [(name, file)]."""
     files = FileSet()
     files.add(init_program(), "/init")
     busybox = pathlib.Path("/bin/busybox")

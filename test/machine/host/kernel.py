@@ -13,7 +13,6 @@ from .problem import Problem
 SERIES = ("6.1", "6.12")
 # In the order of loading.
 KVM_MODULES = ("irqbypass", "kvm", "kvm-intel")
-DISK_MODULES = ("scsi_common", "scsi_mod", "libata", "ata_piix", "sd_mod")
 
 
 class Kernel:
