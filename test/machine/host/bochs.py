@@ -54,6 +54,9 @@ class Bochs:
     def log_tail(self):
         """The reason for its end, most likely."""
         lines = self.log_text().splitlines()
+        status = self._process.wait()
+        if status < 0:
+            return f"killed by signal {-status}"
         return ([line for line in lines if ">>PANIC<<" in line] or lines or ["no log"])[-1].strip()
 
     def interrupt(self, cpus):

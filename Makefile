@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# make demo     runs real programs in Dune mode and shows what happened
+# make check    builds everything and runs all tests
+# make help     the rest
+
+# Where programs that need the module run: native (this machine, module loaded),
+# emulated, or auto (native if /dev/dune and VT-x are here, else emulated).
+export DUNE_MACHINE ?= auto
+# Kernel of the emulated machine for `make demo` and `make bench`: 6.1 or 6.12.
+export KERNEL ?= 6.1
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+TOP := $(CURDIR)
+B := build
+KERNELS := 6.1 6.12
+JOBS := -j$(shell nproc)
+
+.PHONY: demo check bench build modules user packages clean distclean help
+.DEFAULT_GOAL := build
+
+# ---- what users call; packages come before anything that needs them ----
+
+demo: ; @test/packages && $(MAKE) $(JOBS) build-demo && test/demo/run
+check: ; @test/packages && $(MAKE) $(JOBS) build && test/check
+bench: ; @test/packages && $(MAKE) $(JOBS) build-demo && test/bench/run
+packages: ; @test/packages
+
+help:
+	@echo 'make demo       real programs in Dune mode (needs root only to install packages)'
+	@echo 'make check      all tests, on both kernels; last line: N passed, N failed'
+	@echo 'make bench      costs of the basic operations: a table, and build/bench.json'
+	@echo 'make build      everything below build/ (default)'
+	@echo 'make user       only the user-space half: no kernel needed'
+	@echo 'make modules    dune.ko for each kernel: build/module-6.1, build/module-6.12, ...'
+	@echo 'make module-native   dune.ko for the running kernel: build/module-native'
+	@echo 'make packages   installs the Debian packages of test/packages.txt that are missing'
+	@echo 'make clean      removes what was built; the unpacked kernels stay'
+	@echo 'make distclean  removes build/'
+	@echo
+	@echo 'DUNE_MACHINE=auto|native|emulated   where the module runs   (now: $(DUNE_MACHINE))'
+	@echo 'KERNEL=6.1|6.12                     the emulated kernel     (now: $(KERNEL))'
+	@echo 'test/machine/run --help             one command line in the emulated machine'
+
+build: user modules
+build-demo: user module-$(KERNEL)
+
+clean:
+	rm -rf $(filter-out $(B)/kernels,$(wildcard $(B)/*))
+distclean:
+	rm -rf $(B)
+
+include test/mk/module.mk
+include test/mk/user.mk

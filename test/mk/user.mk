@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# The user-space half.  Sources are found by wildcard:
+#
+#   libdune/*.cc, *.S           build/libdune.a, build/libdune.so
+#   apps/NAME/*.cc, *.S         build/NAME
+#   test/unit/*.cc              build/test/unit: Catch2, under ASan and UBSan, with kern's pure files
+#   test/guest/*.cc, *.S        build/test/guest: Catch2, runs in the machine
+#   test/guest/programs/*.cc    build/test/NAME: one program each, runs in the machine
+#   test/bench/*.cc             build/test/bench: runs in the machine
+#
+# A folder's flags.mk, when there is one, says what is special.  For file or
+# program X (as above, like libdune/host.cc or build/dune-run):
+#   X.flags := -mgeneral-regs-only     compiler flags of that source file
+#   X.libs := -lelf                    libraries of that program, after libdune.a
+#   X.needs := build/preload.so        other files it needs at run time or link time
+#   unit.sources += libdune/x.cc       files that the unit tests build with sanitizers
+
+CXX := g++
+CC := gcc
+WARNINGS := -Wall -Wextra -Werror
+CPPFLAGS := -I. -MMD -MP
+CXXFLAGS := -std=c++20 $(WARNINGS) -O2 -g -fPIC
+CFLAGS := -std=gnu11 $(WARNINGS) -O2 -g -fPIC
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+
+unit.sources := kern/ept.c kern/slots.c
+-include $(wildcard libdune/flags.mk apps/*/flags.mk test/*/flags.mk)
+
+# Objects of sources, and of those with sanitizers.
+objects = $(patsubst %,$(B)/obj/%.o,$(wildcard $(1)))
+sanitized = $(patsubst %,$(B)/obj-san/%.o,$(wildcard $(1)))
+sources = $(foreach directory,$(1),$(directory)/*.cc $(directory)/*.S)
+
+$(B)/obj/%.cc.o: %.cc
+	@mkdir -p $(@D)
+	@echo "  CXX $<"; $(CXX) $(CPPFLAGS) $(CXXFLAGS) $($<.flags) -c $< -o $@
+$(B)/obj/%.S.o: %.S
+	@mkdir -p $(@D)
+	@echo "  AS  $<"; $(CC) $(CPPFLAGS) -g -fPIC $($<.flags) -c $< -o $@
+$(B)/obj-san/%.cc.o: %.cc
+	@mkdir -p $(@D)
+	@echo "  CXX $< (sanitized)"; $(CXX) $(CPPFLAGS) $(CXXFLAGS) -O1 $(SANITIZE) $($<.flags) -c $< -o $@
+$(B)/obj-san/%.c.o: %.c
+	@mkdir -p $(@D)
+	@echo "  CC  $< (sanitized)"; $(CC) $(CPPFLAGS) $(CFLAGS) -O1 $(SANITIZE) $($<.flags) -c $< -o $@
+
+# program(target, objects): links with libdune
+define program
+user: $(1)
+$(1): $(2) $(B)/libdune.a $$($(1).needs)
+	@mkdir -p $$(@D)
+	@echo "  LD  $$@"; $$(CXX) -g -o $$@ $(2) $(B)/libdune.a $$($(1).libs) $$(libdune.libs) -pthread
+endef
+
+# libdune
+LIBDUNE := $(call objects,$(call sources,libdune))
+user: $(B)/libdune.a $(if $(LIBDUNE),$(B)/libdune.so)
+$(B)/libdune.a: $(LIBDUNE)
+	@mkdir -p $(@D); rm -f $@
+	@echo "  AR  $@"; ar rcs $@ $^
+$(B)/libdune.so: $(LIBDUNE)
+	@echo "  LD  $@"; $(CXX) -g -shared -Wl,-soname,libdune.so -Wl,-z,defs -o $@ $^ $(libdune.libs) -pthread
+
+# apps
+APPS := $(foreach directory,$(wildcard apps/*/),$(if $(wildcard $(directory)*.cc),$(notdir $(directory:/=))))
+$(foreach app,$(APPS),$(eval $(call program,$(B)/$(app),$(call objects,$(call sources,apps/$(app))))))
+
+# tests in the machine
+GUEST := $(call objects,$(call sources,test/guest))
+$(if $(GUEST),$(eval $(call program,$(B)/test/guest,$(GUEST))))
+$(B)/test/guest.libs += -lCatch2WithMain
+PROGRAMS := $(wildcard test/guest/programs/*.cc)
+$(foreach source,$(PROGRAMS),\
+	$(eval $(call program,$(B)/test/$(basename $(notdir $(source))),$(call objects,$(source)))))
+BENCH := $(call objects,$(call sources,test/bench))
+$(if $(BENCH),$(eval $(call program,$(B)/test/bench,$(BENCH))))
+
+# unit tests: the sanitized objects come before the library, so they are taken
+UNIT := $(call sanitized,test/unit/*.cc $(unit.sources))
+ifneq ($(wildcard test/unit/*.cc),)
+user: $(B)/test/unit
+$(B)/test/unit: $(UNIT) $(B)/libdune.a
+	@mkdir -p $(@D)
+	@echo "  LD  $@"; $(CXX) -g $(SANITIZE) -o $@ $^ $($@.libs) $(libdune.libs) -lCatch2WithMain -pthread
+endif
+
+-include $(shell find $(B)/obj $(B)/obj-san -name '*.d' 2>/dev/null)
