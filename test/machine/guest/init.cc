@@ -65,7 +65,7 @@ void carry_out(const Directive &directive)
 	else if (directive.verb == "module")
 		load_module(words[0], words[1]);
 	else if (directive.verb == "ready") {
-		report_layout();
+		report_kernel();
 		channel_send('r');
 	} else
 		channel_fail("unknown directive in the plan: " + directive.verb);

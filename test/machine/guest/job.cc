@@ -193,6 +193,7 @@ void Run::finish()
 
 void job_run(const Job &job)
 {
+	report_modules();
 	Run run(job);
 	run.start();
 	run.watch();

@@ -68,8 +68,8 @@ void report_module(const std::string &name)
 		return;
 	while (dirent *entry = readdir(dir)) {
 		std::string section = entry->d_name;
-		if (section.find("text") == std::string::npos)
-			continue;
+		if (section.find("text") == std::string::npos || section.starts_with(".init"))
+			continue; // not code, or gone by now
 		std::ifstream file(directory + section);
 		std::string address;
 		if (file >> address) {
@@ -129,12 +129,24 @@ void load_module(const std::string &path, const std::string &parameters)
 	close(fd);
 }
 
-void report_layout()
+void report_kernel()
 {
 	utsname names = {};
 	uname(&names);
 	channel_send('b', std::string("release ") + names.release);
 	channel_send('b', "stext " + kernel_text_address());
+}
+
+void report_modules()
+{
+	static std::string reported;
+	std::ifstream file("/proc/modules");
+	std::string loaded;
+	for (std::string line; std::getline(file, line);)
+		loaded += line.substr(0, line.find(' ')) + line.substr(line.rfind(' '));
+	if (loaded == reported)
+		return;
+	reported = loaded;
 	DIR *dir = opendir("/sys/module");
 	while (dirent *entry = dir ? readdir(dir) : nullptr)
 		if (entry->d_name[0] != '.')

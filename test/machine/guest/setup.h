@@ -17,8 +17,10 @@ void set_console_level(const std::string &level);
 void kernel_log(const std::string &text);
 // finit_module(2); stops the machine when it fails.
 void load_module(const std::string &path, const std::string &parameters);
-// Sends where the kernel's and the modules' code is, for symbolising addresses.
-void report_layout();
+// Sends where the kernel's code is, for symbolising addresses.
+void report_kernel();
+// The same for modules, when others are loaded than at the last call.
+void report_modules();
 
 } // namespace machine
 

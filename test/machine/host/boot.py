@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One boot of the machine: runs jobs until they are done or the machine is beyond use."""
 
+import os
 import time
 
 from .bochs import Bochs
@@ -12,7 +13,7 @@ from .verdict import KernelLog
 # Wall seconds without a sign of life.  A heartbeat comes every guest second,
 # about 0.2 s of wall time; the host may be busy with other things.
 BOOT_LIMIT = 240
-SILENCE_LIMIT = 40
+SILENCE_LIMIT = int(os.environ.get("DUNE_MACHINE_SILENCE", "40"))
 _STATUS = {"panic": PANIC, "triple-fault": TRIPLE_FAULT, "hang": HANG}
 
 
@@ -22,10 +23,11 @@ class Boot:
     `locate(boot, rips)` puts names to the addresses [(cpu, rip)] where it hangs.
     """
 
-    def __init__(self, directory, config, jobs, listener, locate, terminal=None):
+    def __init__(self, directory, config, jobs, listener, locate, terminal=None, stop_wanted=lambda: False):
         self._jobs = {job.index: job for job in jobs}
         self._listener = listener
         self._locate = locate
+        self._stop_wanted = stop_wanted
         self._config = config
         self._directory = directory
         self._bochsrc = config.bochsrc(directory, terminal)
@@ -51,6 +53,8 @@ class Boot:
                 self._settle(final=False)
                 if data is None:
                     break
+                if self._stop_wanted():
+                    return None
                 if self.log.panic_complete:
                     return self._end_badly("panic", self._panic_reason())
                 if time.monotonic() - self._life > (SILENCE_LIMIT if self._started else BOOT_LIMIT):
@@ -141,7 +145,7 @@ class Boot:
         elif self.log.panicked:
             self._end_badly("panic", self._panic_reason())
         elif not self._started:
-            raise Problem(f"Bochs ended before Linux was up: {reason}")
+            raise EarlyEnd(f"Bochs ended before Linux was up: {reason}")
         else:
             self._end_badly("hang", f"Bochs ended: {reason}")
 
@@ -157,3 +161,7 @@ class Boot:
         job.finish(kind, why=why)
         self._listener.ended(job)
 
+
+
+class EarlyEnd(Problem):
+    """Bochs itself failed; another try may help."""

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 
 from . import image
-from .boot import Boot
+from .boot import Boot, EarlyEnd
 from .job import Job
 from .kernel import last_line
 from .paths import BUILD, locked
@@ -17,6 +17,7 @@ from .symbols import Symbols
 
 _GUEST_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 _TOOLS = "/machine/tools"
+_EARLY_ENDS_FORGIVEN = 2  # Bochs lost a race for a network port, say
 _LARGEST_ARGUMENT_FILE = 64 << 20  # bytes
 
 
@@ -30,26 +31,36 @@ class Session:
         self.stray_splats = []  # kernel complaints while no job ran
         self._modules = modules
         self._additions = additions
-        self._environment = environment
+        self.environment = list(environment)
         self._log_level = log_level
 
     def run(self, jobs, listener):
         """Gives each job its outcome.  After a panic or a hang the rest runs in a fresh boot."""
+        early_ends = 0
         while pending := [job for job in jobs if not job.kind]:
             with self._directory() as directory:
                 self._write_image(directory, pending, self._job_lines(pending))
                 boot = Boot(directory, self.config, pending, listener, self._locate)
-                self._boot(boot)
+                try:
+                    self._boot(boot)
+                except EarlyEnd:
+                    early_ends += 1
+                    if early_ends > _EARLY_ENDS_FORGIVEN:
+                        raise
+                    continue
             if all(not job.kind for job in pending):
                 raise Problem("the machine stopped without running anything")
 
-    def run_shell(self, argv, directory, terminal, listener):
-        """One command on a serial line that Bochs connects with `terminal`; returns its job."""
+    def run_shell(self, argv, directory, terminal, listener, stop_wanted):
+        """One command on a serial line that Bochs connects with `terminal`; returns its job.
+
+        The machine ends with the command, or when `stop_wanted()`.
+        """
         job = Job(0, "shell", argv, directory, 0)
         with self._directory() as run_directory:
             line = image.plan_line("shell", "/dev/ttyS1", directory, *argv)
             self._write_image(run_directory, [job], line)
-            self._boot(Boot(run_directory, self.config, [job], listener, self._locate, terminal))
+            self._boot(Boot(run_directory, self.config, [job], listener, self._locate, terminal, stop_wanted))
         return job
 
     def _boot(self, boot):
@@ -73,7 +84,7 @@ class Session:
         image.finish_files(files)
         plan = image.plan_line("hostname", "dune") + image.plan_line("loglevel", self._log_level)
         for setting in (f"PATH={':'.join(_GUEST_PATH)}:{_TOOLS}", "HOME=/root", "USER=root", "LANG=C.UTF-8",
-                        *self._environment):
+                        *self.environment):
             plan += image.plan_line("env", setting)
         for name, _, parameters in self._modules:
             if parameters is not None:
@@ -102,6 +113,10 @@ class Session:
     def _locate(self, boot, rips):
         """" at CPU 0: function+0x12; CPU 1: ..." for the end of a message."""
         files = {name.replace("-", "_"): path for name, path, _ in self._modules}
+        for addition in self._additions:
+            path = pathlib.Path(addition.partition(":")[0])
+            if path.suffix == ".ko":
+                files[path.stem.replace("-", "_")] = path
         symbols = Symbols(boot.facts, self._kallsyms(rips), files)
         places = [f"CPU {cpu}: {rip:#x} {symbols.name(rip)}" for cpu, rip in rips]
         return "; " + "; ".join(places) if places else ""

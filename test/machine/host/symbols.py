@@ -84,9 +84,11 @@ def _nearest_in_section(file, section, offset):
 
 
 def _source_line(file, section, offset):
-    done = subprocess.run(["addr2line", "-e", file, "-j", section, hex(offset)],
-                          capture_output=True, text=True, check=False).stdout.strip()
-    return "" if not done or done.startswith("??") else f" at {done}"
+    """Of the function itself, not of what is inlined there."""
+    done = subprocess.run(["addr2line", "-i", "-e", file, "-j", section, hex(offset)],
+                          capture_output=True, text=True, check=False)
+    lines = done.stdout.splitlines()
+    return f" at {lines[-1]}" if lines and not lines[-1].startswith("??") else ""
 
 
 def registers_from_debugger(text):
