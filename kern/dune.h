@@ -156,7 +156,7 @@ struct dune_vcpu_state {
 /* Numbers from here on go to user space as DUNE_EXIT_HYPERCALL. */
 #define DUNE_HC_USER		0x100
 
-/* dune_run.exit_reason, valid when DUNE_RUN returned 0 */
+/* What DUNE_RUN returns, and dune_run.exit_reason */
 #define DUNE_EXIT_NONE		0	/* nothing to do (work for Linux was pending): RUN again */
 #define DUNE_EXIT_SYSCALL	1	/* do the system call in gpr[], result to rax, RUN again */
 #define DUNE_EXIT_HOSTCALL	2	/* `vmcall` with DUNE_VMCALL_HOST: a system call that user

@@ -18,17 +18,6 @@
 
 #define INTR_DELIVER_ERROR	INTR_INFO_DELIVER_CODE_MASK
 
-/* RFLAGS that a guest may have; the rest must be zero, bit 1 must be one. */
-#define RFLAGS_ALLOWED	(X86_EFLAGS_CF | X86_EFLAGS_PF | X86_EFLAGS_AF | X86_EFLAGS_ZF |	\
-			 X86_EFLAGS_SF | X86_EFLAGS_TF | X86_EFLAGS_IF | X86_EFLAGS_DF |	\
-			 X86_EFLAGS_OF | X86_EFLAGS_IOPL | X86_EFLAGS_NT | X86_EFLAGS_RF |	\
-			 X86_EFLAGS_AC | X86_EFLAGS_ID)
-
-u64 dune_sane_rflags(u64 rflags)
-{
-	return (rflags & RFLAGS_ALLOWED) | X86_EFLAGS_FIXED;
-}
-
 static void go_to(struct dune_vcpu *vcpu, u64 rip)
 {
 	vcpu->rip = rip;
@@ -113,7 +102,7 @@ static enum dune_step handle_vmcall(struct dune_vcpu *vcpu)
 	u64 rcx = READ_ONCE(run->gpr[DUNE_RCX]);
 	u64 r11 = READ_ONCE(run->gpr[DUNE_R11]);
 
-	if (unlikely((rcx & DUNE_HYPERCALL_MASK) == DUNE_HYPERCALL)) {
+	if ((rcx & DUNE_HYPERCALL_MASK) == DUNE_HYPERCALL) {
 		u32 nr = rcx;
 
 		skip(vcpu);
@@ -127,18 +116,15 @@ static enum dune_step handle_vmcall(struct dune_vcpu *vcpu)
 		run->nr = nr;
 		return DUNE_STEP_USER;
 	}
-	/* The guest goes on as after SYSRET. */
-	if (unlikely(!dune_canonical(rcx)))
+	/*
+	 * Not canonical: a return address that SYSRET could not load either.  (Another
+	 * thread may write these registers at any time; each is read once here.)
+	 */
+	if (!dune_canonical(rcx))
 		return inject_fault(vcpu, X86_TRAP_GP, true);
-	vcpu->rip = rcx;
-	vcpu->rflags = dune_sane_rflags(r11);
-	vcpu->dirty |= DUNE_DIRTY_RIP | DUNE_DIRTY_RFLAGS;
-	if (unlikely(r11 & DUNE_VMCALL_HOST)) {
-		publish(vcpu, DUNE_EXIT_HOSTCALL);
-		return DUNE_STEP_USER;
-	}
-	run->exit_reason = DUNE_EXIT_SYSCALL;
-	return DUNE_STEP_SYSCALL;
+	dune_sysret(vcpu, rcx, r11);
+	publish(vcpu, DUNE_EXIT_HOSTCALL);
+	return DUNE_STEP_USER;
 }
 
 /* CPUID: what user mode sees, less what a guest of ours has not got. */

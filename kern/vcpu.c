@@ -10,6 +10,7 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <asm/fpu/api.h>
+#include <asm/vmx.h>
 #include <uapi/asm/prctl.h>
 
 #include "trace.h"
@@ -17,14 +18,21 @@
 
 enum dune_step dune_vcpu_step(struct dune_vcpu *vcpu)
 {
+	struct dune_run *run = vcpu->run;
 	int ret;
 
 	/* Vector registers are the thread's; a switch may have left them in memory. */
-	if (test_thread_flag(TIF_NEED_FPU_LOAD))
+	if (unlikely(test_thread_flag(TIF_NEED_FPU_LOAD)))
 		switch_fpu_return();
 	vcpu->stats.entries++;
 	trace_dune_enter(vcpu);
 	ret = dune_vmx_window(vcpu);
+	if (likely(ret == DUNE_WINDOW_FORWARD)) {
+		vcpu->stats.exits[EXIT_REASON_VMCALL]++;
+		trace_dune_exit(vcpu);
+		dune_sysret(vcpu, READ_ONCE(run->gpr[DUNE_RCX]), READ_ONCE(run->gpr[DUNE_R11]));
+		return DUNE_STEP_SYSCALL;
+	}
 	if (unlikely(ret)) {
 		vcpu->error = ret;
 		return DUNE_STEP_ERROR;
@@ -38,8 +46,8 @@ enum dune_step dune_vcpu_step(struct dune_vcpu *vcpu)
  */
 static bool user_work_pending(void)
 {
-	return signal_pending(current) ||
-	       test_thread_flag(TIF_NOTIFY_RESUME) || test_thread_flag(TIF_UPROBE);
+	return READ_ONCE(current_thread_info()->flags) &
+	       (_TIF_SIGPENDING | _TIF_NOTIFY_SIGNAL | _TIF_NOTIFY_RESUME | _TIF_UPROBE);
 }
 
 static void take_from_user(struct dune_vcpu *vcpu)
@@ -62,7 +70,7 @@ static void take_from_user(struct dune_vcpu *vcpu)
 		vcpu->dirty &= ~DUNE_DIRTY_EVENT;
 }
 
-static enum dune_step run_once(struct dune_vcpu *vcpu)
+static __always_inline enum dune_step run_once(struct dune_vcpu *vcpu)
 {
 	enum dune_step step;
 
@@ -85,6 +93,7 @@ static enum dune_step run_once(struct dune_vcpu *vcpu)
 	return step;
 }
 
+/* The exit reason, or a negative errno. */
 static long vcpu_run(struct dune_vcpu *vcpu)
 {
 	enum dune_step step = vcpu->pending;
@@ -94,33 +103,28 @@ static long vcpu_run(struct dune_vcpu *vcpu)
 	vcpu->stats.run_calls++;
 	take_from_user(vcpu);
 	vcpu->pending = DUNE_STEP_AGAIN;
-	for (;;) {
-		switch (step) {
-		case DUNE_STEP_AGAIN:
-		case DUNE_STEP_IRQ:
+	while (step != DUNE_STEP_SYSCALL) {
+		if (step == DUNE_STEP_USER)
+			return READ_ONCE(vcpu->run->exit_reason);
+		if (unlikely(step == DUNE_STEP_ERROR)) {
+			int error = vcpu->error;
+
+			/* Out of memory is not the end of the VCPU; the others are. */
+			if (error == -ENOMEM)
+				vcpu->error = 0;
+			return error;
+		}
+		if (step == DUNE_STEP_SLOW) {
+			step = dune_exit_slow(vcpu);
+		} else {
 			cond_resched();
 			step = run_once(vcpu);
-			continue;
-		case DUNE_STEP_SLOW:
-			step = dune_exit_slow(vcpu);
-			continue;
-		case DUNE_STEP_SYSCALL:
-			if (vcpu->fast)
-				dune_forward_arm(vcpu);
-			return 0;
-		case DUNE_STEP_USER:
-			return 0;
-		case DUNE_STEP_ERROR:
-			break;
 		}
-		break;
 	}
-	/* Out of memory is not the end of the VCPU; the others are. */
-	if (vcpu->error == -ENOMEM) {
-		vcpu->error = 0;
-		return -ENOMEM;
-	}
-	return vcpu->error;
+	vcpu->run->exit_reason = DUNE_EXIT_SYSCALL;
+	if (vcpu->fast)
+		dune_forward_arm(vcpu);
+	return DUNE_EXIT_SYSCALL;
 }
 
 static bool state_valid(const struct dune_vcpu_state *s)
@@ -179,15 +183,15 @@ static long vcpu_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	struct dune_vcpu *vcpu = file->private_data;
 	void __user *p = (void __user *)arg;
 
-	if (cmd == DUNE_GET_STATS)
+	if (unlikely(cmd == DUNE_GET_STATS))
 		return get_stats(vcpu, p);
 	if (unlikely(vcpu->vm->mm != current->mm))
 		return -EIO;
 	if (unlikely(vcpu->task != current))
 		return -EBUSY;
-	switch (cmd) {
-	case DUNE_RUN:
+	if (likely(cmd == DUNE_RUN))
 		return vcpu_run(vcpu);
+	switch (cmd) {
 	case DUNE_SET_STATE:
 		return set_state(vcpu, p);
 	case DUNE_GET_STATE:

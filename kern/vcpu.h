@@ -6,6 +6,7 @@
 #define DUNE_VCPU_H
 
 #include <linux/workqueue.h>
+#include <asm/processor-flags.h>
 
 #include "compat.h"
 #include "dune.h"
@@ -39,10 +40,11 @@ static inline bool dune_canonical(u64 va)
 /*
  * Is this vmcall a system call to forward and nothing else?  Then its registers
  * say where the guest goes on, and nothing more has to be read from the VMCS.
+ * (The number of a hypercall is not canonical.)
  */
 static __always_inline bool dune_is_forward(const struct dune_run *run)
 {
-	return (READ_ONCE(run->gpr[DUNE_RCX]) & DUNE_HYPERCALL_MASK) != DUNE_HYPERCALL &&
+	return dune_canonical(READ_ONCE(run->gpr[DUNE_RCX])) &&
 	       !(READ_ONCE(run->gpr[DUNE_R11]) & DUNE_VMCALL_HOST);
 }
 
@@ -78,7 +80,24 @@ int dune_vcpu_create(struct dune_vm *vm, struct dune_vcpu_create __user *arg);
 enum dune_step dune_vcpu_step(struct dune_vcpu *vcpu);
 
 /* RFLAGS with nothing in it that a VM entry would refuse. */
-u64 dune_sane_rflags(u64 rflags);
+#define DUNE_RFLAGS_ALLOWED							\
+	(X86_EFLAGS_CF | X86_EFLAGS_PF | X86_EFLAGS_AF | X86_EFLAGS_ZF |	\
+	 X86_EFLAGS_SF | X86_EFLAGS_TF | X86_EFLAGS_IF | X86_EFLAGS_DF |	\
+	 X86_EFLAGS_OF | X86_EFLAGS_IOPL | X86_EFLAGS_NT | X86_EFLAGS_RF |	\
+	 X86_EFLAGS_AC | X86_EFLAGS_ID)
+
+static inline u64 dune_sane_rflags(u64 rflags)
+{
+	return (rflags & DUNE_RFLAGS_ALLOWED) | X86_EFLAGS_FIXED;
+}
+
+/* The guest goes on behind its system call as after SYSRET: rip = rcx, rflags = r11. */
+static inline void dune_sysret(struct dune_vcpu *vcpu, u64 rcx, u64 r11)
+{
+	vcpu->rip = rcx;
+	vcpu->rflags = dune_sane_rflags(r11);
+	vcpu->dirty |= DUNE_DIRTY_RIP | DUNE_DIRTY_RFLAGS;
+}
 
 /* exits.c: what the exit in vcpu->exit asks for.  Irqs off. */
 enum dune_step dune_exit_handle(struct dune_vcpu *vcpu);

@@ -6,6 +6,7 @@
 #define DUNE_VMX_H
 
 #include <linux/types.h>
+#include <asm/desc_defs.h>
 
 struct dune_vcpu;
 
@@ -42,9 +43,14 @@ struct dune_exit {
 	u64 gpa, gla;		/* EPT violation */
 };
 
+struct dune_selectors {
+	u16 ds, es, fs, gs, ldt;
+};
+
 struct dune_vmx {
 	void *vmcs;		/* the VMCS region, one page */
 	u64 vmcs_pa;
+	u64 old_vmcs;		/* current before the window */
 	struct dune_msr_area *msrs;
 	u16 vpid;		/* 0: runs without */
 	bool ready;		/* the VMCS has its constant fields */
@@ -52,8 +58,10 @@ struct dune_vmx {
 	u64 flush_gen;		/* generation of the EPT this VCPU has seen on that CPU */
 
 	/* Host fields as they are in the VMCS, to write only what changed. */
-	u64 host_rsp, host_cr3, host_cr4, host_fs_base, user_gs_base;
-	u64 guest_fs_base, guest_gs_base;
+	u64 host_rsp, host_cr3, host_cr4;
+	u64 fs_base, gs_base;	/* the thread's: the same in guest and user mode */
+	struct desc_ptr host_gdt;	/* of vmx->cpu */
+	struct dune_selectors selectors;	/* of user mode, when it has any */
 };
 
 int dune_vmx_vcpu_init(struct dune_vcpu *vcpu);
@@ -69,9 +77,11 @@ int dune_vmx_write_cpu(struct dune_vcpu *vcpu, int cpu);
 /*
  * Enters the guest once.  Irqs off, FPU registers loaded, current is the owner.
  * On return the VMCS that was current before is current again, ours is clear, and
- * vcpu->exit tells why the guest stopped.  -ESHUTDOWN: VMX is off; -EIO: a VMX
- * instruction failed.
+ * vcpu->exit tells why the guest stopped.  DUNE_WINDOW_FORWARD: by a system call to
+ * forward, and nothing but the exit reason was read.  -ESHUTDOWN: VMX is off; -EIO:
+ * a VMX instruction failed.
  */
+#define DUNE_WINDOW_FORWARD 1
 int dune_vmx_window(struct dune_vcpu *vcpu);
 
 /* CR0 and CR4 as the guest sees them. */

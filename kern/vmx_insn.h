@@ -16,23 +16,23 @@
 
 #define DUNE_NO_VMCS		(~0ULL)	/* what VMPTRST stores when none is current */
 
-static __always_inline int dune_vmptrld(u64 pa)
+static __always_inline int dune_vmptrld(const u64 *pa)
 {
 	asm goto("1: vmptrld %0\n\t"
 		 "jbe %l[fail]\n\t"
 		 _ASM_EXTABLE(1b, %l[fail])
-		 : : "m" (pa) : "cc", "memory" : fail);
+		 : : "m" (*pa) : "cc", "memory" : fail);
 	return 0;
 fail:
 	return -EIO;
 }
 
-static __always_inline int dune_vmclear(u64 pa)
+static __always_inline int dune_vmclear(const u64 *pa)
 {
 	asm goto("1: vmclear %0\n\t"
 		 "jbe %l[fail]\n\t"
 		 _ASM_EXTABLE(1b, %l[fail])
-		 : : "m" (pa) : "cc", "memory" : fail);
+		 : : "m" (*pa) : "cc", "memory" : fail);
 	return 0;
 fail:
 	return -EIO;

@@ -221,10 +221,12 @@ int dune_vmx_write_cpu(struct dune_vcpu *vcpu, int cpu)
 	rdmsrl(MSR_GS_BASE, gs);
 	rdmsrl(MSR_LSTAR, lstar);
 	vcpu->vmx.msrs->host[DUNE_MSR_LSTAR].value = lstar;
+	vcpu->vmx.host_gdt.address = (unsigned long)get_current_gdt_ro();
+	vcpu->vmx.host_gdt.size = GDT_SIZE - 1;
 
 	const struct vmcs_value fields[] = {
 		{ HOST_TR_BASE, (u64)&get_cpu_entry_area(cpu)->tss.x86_tss },
-		{ HOST_GDTR_BASE, (u64)get_current_gdt_ro() },
+		{ HOST_GDTR_BASE, vcpu->vmx.host_gdt.address },
 		{ HOST_GS_BASE, gs },
 		{ HOST_IA32_SYSENTER_ESP, sysenter_esp },
 		{ HOST_IA32_SYSENTER_EIP, sysenter_eip },

@@ -10,7 +10,10 @@
  * Ours is cleared after every trip.  A VMCS is thus active only inside a window:
  * migration, CPU hotplug, suspend and the end of VMX operation need no code.
  */
-#include <linux/kvm_host.h>
+#include <linux/context_tracking.h>
+#include <linux/ftrace.h>
+#include <linux/instrumentation.h>
+#include <linux/irqflags.h>
 #include <linux/mmu_context.h>
 #include <asm/debugreg.h>
 #include <asm/desc.h>
@@ -26,23 +29,31 @@
 #include "vmx_insn.h"
 #include "vmx_msr.h"
 
-/* Selectors that a VM exit leaves null; user code rarely has any. */
-struct host_selectors {
-	u16 ds, es, fs, gs, ldt;
-	bool any;
-};
-
-static __always_inline void save_selectors(struct host_selectors *s)
+/*
+ * A VM exit leaves the data selectors and the LDT null.  User code rarely has any
+ * other, so whether there are some is asked first, and what they are only then.
+ */
+static __always_inline bool have_selectors(void)
 {
-	asm("mov %%ds, %0" : "=rm" (s->ds));
-	asm("mov %%es, %0" : "=rm" (s->es));
-	asm("mov %%fs, %0" : "=rm" (s->fs));
-	asm("mov %%gs, %0" : "=rm" (s->gs));
-	asm("sldt %0" : "=rm" (s->ldt));
-	s->any = s->ds | s->es | s->fs | s->gs | s->ldt;
+	u32 ds, es, fs, gs;
+
+	asm("mov %%ds, %0" : "=r" (ds));
+	asm("mov %%es, %0" : "=r" (es));
+	asm("mov %%fs, %0" : "=r" (fs));
+	asm("mov %%gs, %0" : "=r" (gs));
+	return (ds | es | fs | gs) || current->mm->context.ldt;
 }
 
-static void restore_selectors(const struct host_selectors *s, u64 fs_base)
+static noinline void save_selectors(struct dune_selectors *s)
+{
+	savesegment(ds, s->ds);
+	savesegment(es, s->es);
+	savesegment(fs, s->fs);
+	savesegment(gs, s->gs);
+	asm("sldt %0" : "=rm" (s->ldt));
+}
+
+static noinline void restore_selectors(const struct dune_selectors *s, u64 fs_base)
 {
 	if (s->ldt)
 		asm volatile("lldt %0" : : "rm" (s->ldt));
@@ -87,31 +98,38 @@ static __always_inline void write_user_fs_base(u64 base)
 		native_wrmsrl(MSR_FS_BASE, base);
 }
 
-/* Brings one cached VMCS field up to date. */
-#define SYNC_FIELD(field, cache, now) ({				\
-	u64 __now = (now);						\
-	int __err = 0;							\
-	if (unlikely((cache) != __now)) {				\
-		(cache) = __now;					\
-		__err = dune_vmwrite(field, __now);			\
-	}								\
-	__err;								\
-})
-
-static __always_inline int sync_host(struct dune_vcpu *vcpu, u64 cr4)
+/*
+ * The host fields that may differ from the last trip's, and the thread's bases,
+ * which guest and user mode share.
+ */
+static noinline int write_bases(struct dune_vmx *vmx, u64 fs, u64 gs)
 {
-	struct dune_vmx *vmx = &vcpu->vmx;
+	vmx->fs_base = fs;
+	vmx->gs_base = gs;
+	vmx->msrs->host[DUNE_MSR_KERNEL_GS].value = gs;
+	return dune_vmwrite(HOST_FS_BASE, fs) | dune_vmwrite(GUEST_FS_BASE, fs) |
+	       dune_vmwrite(GUEST_GS_BASE, gs);
+}
+
+static noinline int write_host_cr(struct dune_vmx *vmx, u64 cr3, u64 cr4)
+{
+	vmx->host_cr3 = cr3;
+	vmx->host_cr4 = cr4;
+	return dune_vmwrite(HOST_CR3, cr3) | dune_vmwrite(HOST_CR4, cr4);
+}
+
+static __always_inline int sync_host(struct dune_vmx *vmx, u64 cr4)
+{
+	u64 cr3 = __native_read_cr3();
 	u64 fs = read_user_fs_base();
 	u64 gs = read_user_gs_base();
-	int err = 0;
 
-	err |= SYNC_FIELD(HOST_CR3, vmx->host_cr3, __read_cr3());
-	err |= SYNC_FIELD(HOST_CR4, vmx->host_cr4, cr4);
-	err |= SYNC_FIELD(HOST_FS_BASE, vmx->host_fs_base, fs);
-	err |= SYNC_FIELD(GUEST_FS_BASE, vmx->guest_fs_base, fs);
-	err |= SYNC_FIELD(GUEST_GS_BASE, vmx->guest_gs_base, gs);
-	vmx->msrs->host[DUNE_MSR_KERNEL_GS].value = gs;
-	return err;
+	if (unlikely(cr3 != vmx->host_cr3 || cr4 != vmx->host_cr4) &&
+	    write_host_cr(vmx, cr3, cr4))
+		return -EIO;
+	if (unlikely(fs != vmx->fs_base || gs != vmx->gs_base) && write_bases(vmx, fs, gs))
+		return -EIO;
+	return 0;
 }
 
 static noinline int sync_dirty(struct dune_vcpu *vcpu)
@@ -143,24 +161,27 @@ static noinline int sync_dirty(struct dune_vcpu *vcpu)
 	return err;
 }
 
-/* First use of this VCPU, or first on this CPU. */
+/* First trip of this VCPU, or first on this CPU. */
 static noinline int sync_cpu(struct dune_vcpu *vcpu, int cpu)
 {
-	int err = 0;
+	struct dune_vmx *vmx = &vcpu->vmx;
 
-	if (!vcpu->vmx.ready) {
-		err = dune_vmx_write_constants(vcpu);
-		if (!err)
-			err = dune_vmwrite(HOST_FS_BASE, vcpu->vmx.host_fs_base) |
-			      dune_vmwrite(GUEST_FS_BASE, vcpu->vmx.guest_fs_base) |
-			      dune_vmwrite(GUEST_GS_BASE, vcpu->vmx.guest_gs_base) |
-			      dune_vmwrite(HOST_CR3, vcpu->vmx.host_cr3) |
-			      dune_vmwrite(HOST_CR4, vcpu->vmx.host_cr4);
-		vcpu->vmx.ready = !err;
+	if (!vmx->ready) {
+		if (dune_vmx_write_constants(vcpu) ||
+		    write_host_cr(vmx, __native_read_cr3(), native_read_cr4()) ||
+		    write_bases(vmx, read_user_fs_base(), read_user_gs_base()))
+			return -EIO;
+		vmx->host_rsp = 0;
+		vmx->ready = true;
 	}
-	if (!err)
-		err = dune_vmx_write_cpu(vcpu, cpu);
-	return err;
+	return dune_vmx_write_cpu(vcpu, cpu);
+}
+
+static noinline int flush_tlb(struct dune_vcpu *vcpu, u64 gen)
+{
+	vcpu->vmx.flush_gen = gen;
+	vcpu->stats.invepts++;
+	return dune_invept_single(vcpu->vm->eptp);
 }
 
 /*
@@ -177,9 +198,7 @@ static __always_inline int sync_tlb(struct dune_vcpu *vcpu, int cpu, bool moved)
 	gen = READ_ONCE(vm->flush_gen);
 	if (likely(!moved && vcpu->vmx.flush_gen == gen))
 		return 0;
-	vcpu->vmx.flush_gen = gen;
-	vcpu->stats.invepts++;
-	return dune_invept_single(vm->eptp);
+	return flush_tlb(vcpu, gen);
 }
 
 /* The exits that must not wait until interrupts are on. */
@@ -238,73 +257,104 @@ static noinline void capture_details(struct dune_vcpu *vcpu)
 }
 
 /* Registers that a VM exit sets to fixed values (SDM 28.5). */
-static __always_inline void restore_host(u64 debugctl, u64 dr7)
+static __always_inline void restore_host(struct dune_vmx *vmx)
 {
-	const struct desc_ptr gdt = {
-		.address = (unsigned long)get_current_gdt_ro(),
-		.size = GDT_SIZE - 1,
-	};
-
 	/* The exit leaves a GDT limit of 64 KiB: readable memory past the table. */
-	native_load_gdt(&gdt);
+	native_load_gdt(&vmx->host_gdt);
 	/* And a TSS limit without the I/O bitmap: reloaded when a task has one. */
-	invalidate_tss_limit();
-	if (unlikely(dr7))
-		set_debugreg(dr7, 7);
-	if (unlikely(debugctl))
-		update_debugctlmsr(debugctl);
+	if (unlikely(test_thread_flag(TIF_IO_BITMAP)))
+		refresh_tss_limit();
+	else
+		this_cpu_write(__tss_limit_invalid, true);
+}
+
+/*
+ * As guest_state_enter_irqoff() and its counterpart, but without reporting an RCU
+ * quiescent state: that costs more than the trip, and one comes with the return to
+ * user mode or with RUN's cond_resched().
+ */
+static __always_inline void guest_context_enter(void)
+{
+	instrumentation_begin();
+	trace_hardirqs_on_prepare();
+	lockdep_hardirqs_on_prepare();
+	instrumentation_end();
+	context_tracking_guest_enter();
+	lockdep_hardirqs_on(CALLER_ADDR0);
+}
+
+static __always_inline void guest_context_exit(void)
+{
+	lockdep_hardirqs_off(CALLER_ADDR0);
+	context_tracking_guest_exit();
+	instrumentation_begin();
+	trace_hardirqs_off_finish();
+	instrumentation_end();
 }
 
 /* From VM entry to VM exit: interrupts count as on, RCU does not watch. */
-static noinstr int guest_trip(struct dune_vcpu *vcpu)
+static __always_inline int guest_trip(struct dune_vcpu *vcpu)
 {
 	int fail;
 
-	guest_state_enter_irqoff();
+	instrumentation_end();
+	guest_context_enter();
 	fail = dune_vmx_enter(vcpu->run->gpr, &vcpu->vmx.host_rsp);
 	if (likely(!fail)) {
 		vcpu->exit.reason = dune_vmread(VM_EXIT_REASON);
 		handle_urgent(vcpu, vcpu->exit.reason);
 	}
-	guest_state_exit_irqoff();
+	guest_context_exit();
+	instrumentation_begin();
 	return fail;
 }
 
-/* With ours current: everything up to the exit and what it left in the VMCS. */
+static noinline int entry_failed(struct dune_vcpu *vcpu)
+{
+	vcpu->exit.vm_error = dune_vmread(VM_INSTRUCTION_ERROR);
+	/* What is in the VMCS is not known any more. */
+	vcpu->vmx.cpu = -1;
+	vcpu->vmx.ready = false;
+	return -EIO;
+}
+
+/*
+ * With ours current: everything up to the exit and what it left in the VMCS.
+ * Three things of the host must not act on the guest: hardware breakpoints (the
+ * exit clears DR7), branch records and stepping (the exit clears DEBUGCTL), and
+ * PEBS, which would write its records through the guest's page tables.
+ */
 static __always_inline int run_current(struct dune_vcpu *vcpu, u64 cr4)
 {
 	struct dune_vmx *vmx = &vcpu->vmx;
 	int cpu = smp_processor_id();
 	bool moved = vmx->cpu != cpu;
-	u64 debugctl = 0, dr7 = 0, pebs = 0, fs, gs;
-	struct host_selectors selectors;
-	int err = 0;
+	u64 debugctl, dr7 = 0, pebs = 0;
+	bool selectors;
+	u64 fs, gs;
+	int err;
 
-	/* A fresh VMCS has no launch state yet, so the caches are loaded first. */
-	if (likely(vmx->ready))
-		err = sync_host(vcpu, cr4);
-	if (unlikely(moved) && !err) {
-		if (!vmx->ready) {
-			vmx->host_cr3 = __read_cr3();
-			vmx->host_cr4 = cr4;
-			vmx->host_fs_base = read_user_fs_base();
-			vmx->guest_fs_base = vmx->host_fs_base;
-			vmx->guest_gs_base = read_user_gs_base();
-			vmx->msrs->host[DUNE_MSR_KERNEL_GS].value = vmx->guest_gs_base;
-		}
-		err = sync_cpu(vcpu, cpu);
+	if (unlikely(moved) && sync_cpu(vcpu, cpu))
+		return entry_failed(vcpu);
+	if (sync_host(vmx, cr4))
+		return entry_failed(vcpu);
+	/* Behind a forwarded system call nothing else has changed. */
+	if (likely(vcpu->dirty == (DUNE_DIRTY_RIP | DUNE_DIRTY_RFLAGS))) {
+		vcpu->dirty = 0;
+		if (dune_vmwrite(GUEST_RIP, vcpu->rip) ||
+		    dune_vmwrite(GUEST_RFLAGS, vcpu->rflags))
+			return entry_failed(vcpu);
+	} else if (vcpu->dirty && sync_dirty(vcpu)) {
+		return entry_failed(vcpu);
 	}
-	if (vcpu->dirty && !err)
-		err = sync_dirty(vcpu);
-	if (unlikely(err))
-		return -EIO;
 
-	save_selectors(&selectors);
+	selectors = have_selectors();
+	if (unlikely(selectors))
+		save_selectors(&vmx->selectors);
 	if (unlikely(hw_breakpoint_active()))
 		get_debugreg(dr7, 7);
 	debugctl = native_read_msr(MSR_IA32_DEBUGCTLMSR);
 	if (static_cpu_has(X86_FEATURE_PEBS)) {
-		/* PEBS would write its records through the guest's page tables. */
 		pebs = native_read_msr(MSR_IA32_PEBS_ENABLE);
 		if (unlikely(pebs))
 			native_wrmsrl(MSR_IA32_PEBS_ENABLE, 0);
@@ -313,70 +363,65 @@ static __always_inline int run_current(struct dune_vcpu *vcpu, u64 cr4)
 		native_wrmsrl(MSR_IA32_FLUSH_CMD, L1D_FLUSH);
 
 	err = sync_tlb(vcpu, cpu, moved);
-	if (likely(!err)) {
-		vmx->cpu = cpu;
+	if (likely(!err))
 		err = guest_trip(vcpu);
-	}
 	cpumask_clear_cpu(cpu, &vcpu->vm->in_guest);
-
 	if (unlikely(pebs))
-		wrmsrl(MSR_IA32_PEBS_ENABLE, pebs);
-	restore_host(debugctl, dr7);
-	if (unlikely(err)) {
-		vcpu->exit.vm_error = dune_vmread(VM_INSTRUCTION_ERROR);
-		/* What is in the VMCS is not known any more. */
-		vmx->cpu = -1;
-		vmx->ready = false;
-		return -EIO;
-	}
+		native_wrmsrl(MSR_IA32_PEBS_ENABLE, pebs);
+	if (unlikely(dr7))
+		set_debugreg(dr7, 7);
+	if (unlikely(debugctl))
+		native_wrmsrl(MSR_IA32_DEBUGCTLMSR, debugctl);
+	restore_host(vmx);
+	if (unlikely(err))
+		return entry_failed(vcpu);
+	vmx->cpu = cpu;
 
 	/* The thread's bases: the guest may have changed them without an exit. */
 	fs = dune_vmread(GUEST_FS_BASE);
 	gs = dune_vmread(GUEST_GS_BASE);
-	if (unlikely(selectors.any))
-		restore_selectors(&selectors, fs);
-	if (unlikely(fs != vmx->guest_fs_base)) {
-		vmx->guest_fs_base = fs;
+	if (unlikely(selectors))
+		restore_selectors(&vmx->selectors, fs);
+	if (unlikely(fs != vmx->fs_base || gs != vmx->gs_base)) {
 		write_user_fs_base(fs);
-	}
-	if (unlikely(gs != vmx->guest_gs_base)) {
-		vmx->guest_gs_base = gs;
-		wrmsrl(MSR_KERNEL_GS_BASE, gs);
+		native_wrmsrl(MSR_KERNEL_GS_BASE, gs);
+		write_bases(vmx, fs, gs);
 	}
 	if (vcpu->exit.reason == EXIT_REASON_VMCALL && likely(dune_is_forward(vcpu->run)))
-		return 0;
+		return DUNE_WINDOW_FORWARD;
 	if (vcpu->exit.reason != EXIT_REASON_EXTERNAL_INTERRUPT)
 		capture_details(vcpu);
 	return 0;
 }
 
-int dune_vmx_window(struct dune_vcpu *vcpu)
+noinstr int dune_vmx_window(struct dune_vcpu *vcpu)
 {
+	struct dune_vmx *vmx = &vcpu->vmx;
 	u64 cr4 = native_read_cr4();
-	u64 old;
 	int ret;
 
+	instrumentation_begin();
 	lockdep_assert_irqs_disabled();
 	if (unlikely(!(cr4 & X86_CR4_VMXE)))
 		return -ESHUTDOWN;
-	if (unlikely(dune_vmptrst(&old)))
+	if (unlikely(dune_vmptrst(&vmx->old_vmcs)))
 		return -ESHUTDOWN;
-	if (unlikely(!vcpu->vmx.ready) && dune_vmclear(vcpu->vmx.vmcs_pa))
+	if (unlikely(!vmx->ready) && dune_vmclear(&vmx->vmcs_pa))
 		return -EIO;
-	if (unlikely(dune_vmptrld(vcpu->vmx.vmcs_pa)))
+	if (unlikely(dune_vmptrld(&vmx->vmcs_pa)))
 		ret = -EIO;
 	else
 		ret = run_current(vcpu, cr4);
-	if (unlikely(dune_vmclear(vcpu->vmx.vmcs_pa)))
+	if (unlikely(dune_vmclear(&vmx->vmcs_pa)))
 		ret = -EIO;
-	if (old != DUNE_NO_VMCS && unlikely(dune_vmptrld(old)))
+	if (vmx->old_vmcs != DUNE_NO_VMCS && unlikely(dune_vmptrld(&vmx->old_vmcs)))
 		ret = -EIO;
-	if (unlikely(vcpu->vm->flags & DUNE_VM_UNTRUSTED)) {
 #ifdef X86_FEATURE_IBPB_EXIT_TO_USER
-		/* VMSCAPE: the guest's branch predictions must not steer user mode. */
-		if (cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
-			this_cpu_write(x86_ibpb_exit_to_user, true);
+	/* VMSCAPE: the guest's branch predictions must not steer user mode. */
+	if (unlikely(vcpu->vm->flags & DUNE_VM_UNTRUSTED) &&
+	    cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
+		this_cpu_write(x86_ibpb_exit_to_user, true);
 #endif
-	}
+	instrumentation_end();
 	return ret;
 }

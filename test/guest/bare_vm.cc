@@ -134,8 +134,9 @@ void BareVm::start(void (*fn)()) {
 
 int BareVm::run() {
     for (;;) {
-        if (ioctl(vcpu_, DUNE_RUN)) return errno;
-        if (run_->exit_reason != DUNE_EXIT_NONE) return 0;
+        int reason = ioctl(vcpu_, DUNE_RUN);
+        if (reason < 0) return errno;
+        if (reason != DUNE_EXIT_NONE) return 0;
     }
 }
 
