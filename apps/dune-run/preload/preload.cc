@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// preload.cc - libdune-preload.so: takes a program into Dune mode before its main().
+//
+// dune-run puts it first in LD_PRELOAD.  Its constructor runs after those of the libraries
+// and before the program's own.  Programs that the program executes stay native: the
+// library takes itself out of the environment.
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "apps/dune-run/protocol.h"
+#include "libdune/dune.hpp"
+
+extern char** environ;
+
+namespace {
+
+char* find(const char* name, char*** at) {
+  const size_t length = strlen(name);
+
+  for (char** e = environ; *e; e++)
+    if (strncmp(*e, name, length) == 0 && (*e)[length] == '=') {
+      *at = e;
+      return *e + length + 1;
+    }
+  return nullptr;
+}
+
+// In place: main() may have been given the same array as its third argument.
+void remove(char** at) {
+  do at[0] = at[1];
+  while (*at++);
+}
+
+void restore_preload() {
+  char** at;
+  char* value = find("LD_PRELOAD", &at);
+
+  if (!value) return;
+  // dune-run puts us first; behind the colon stands what the user had.
+  char* rest = strchr(value, ':');
+  if (rest)
+    memmove(value, rest + 1, strlen(rest + 1) + 1);
+  else
+    remove(at);
+}
+
+// Gives dune-run a share in the VM's descriptor: it reads the counters when we are gone.
+void send_vm(int socket) {
+  char byte = 0;
+  iovec data = {&byte, 1};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message = {};
+  message.msg_iov = &data;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof(control);
+  cmsghdr* header = CMSG_FIRSTHDR(&message);
+  header->cmsg_level = SOL_SOCKET;
+  header->cmsg_type = SCM_RIGHTS;
+  header->cmsg_len = CMSG_LEN(sizeof(int));
+  const int fd = dune::vm_fd();
+  memcpy(CMSG_DATA(header), &fd, sizeof(fd));
+  sendmsg(socket, &message, MSG_NOSIGNAL);
+}
+
+[[gnu::constructor]] void enter_dune_mode() {
+  char** at;
+  int socket = -1;
+
+  restore_preload();
+  if (const char* value = find(runner::kStatsVariable, &at)) {
+    socket = atoi(value);
+    remove(at);
+  }
+  dune::Options options;
+  if (const char* value = find(runner::kForwardVariable, &at)) {
+    options.forward = strcmp(value, "plain") == 0 ? dune::Forward::kPlain : dune::Forward::kFast;
+    remove(at);
+  }
+  auto entered = dune::enter(options);
+  if (!entered) {
+    const dune::Error& error = entered.error();
+    dprintf(2, "dune-run: cannot enter Dune mode: %s (%s)\n", error.what ? error.what : "error",
+            strerror(error.code));
+    _exit(runner::kExitCannotEnter);
+  }
+  if (socket >= 0) {
+    send_vm(socket);
+    close(socket);
+  }
+}
+
+}  // namespace

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// program_file.h - finds a program and says whether dune-run can run it.
+#ifndef DUNE_RUN_PROGRAM_FILE_H
+#define DUNE_RUN_PROGRAM_FILE_H
+
+#include <string>
+
+namespace runner {
+
+struct Program {
+  std::string path;  // what to execute; empty when there is a problem
+  std::string problem;
+  int exit_status = 0;  // for the problem
+};
+
+// Looks `name` up as execvp(3) does and examines the file, and for a script (#!) its
+// interpreter: it has to be a dynamically linked ELF program for x86-64 that the kernel
+// runs without a change of privileges.
+Program find_program(const std::string& name);
+
+}  // namespace runner
+
+#endif

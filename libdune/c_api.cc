@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// c_api.cc - dune.h on top of dune.hpp.
+#include <cerrno>
+#include <cstdarg>
+#include <cstdio>
+
+#include "libdune/dune.hpp"
+#include "libdune/print.h"
+#include "libdune/process.h"
+#include "libdune/sys.h"
+
+int dune_init(bool /*map_full*/) {
+  // The VM is made by the first enter(); here only what can fail without it.
+  if (dune::in_dune() || dune::vm_fd() >= 0) return 0;
+  auto platform = dune::probe();
+  if (platform) return 0;
+  dune::Line().text(platform.error().what);
+  return -platform.error().code;
+}
+
+int dune_enter(void) {
+  auto entered = dune::enter();
+  return -entered.error().code;
+}
+
+int dune_register_intr_handler(int vec, dune_intr_cb cb) {
+  if (vec < 0 || vec >= DUNE_IDT_ENTRIES) return -EINVAL;
+  dune::Handler h = {};
+  h.kind = cb ? dune::Handler::kC : dune::Handler::kNone;
+  h.c = cb;
+  dune::set_handler(dune::process.handlers[vec], h);
+  return 0;
+}
+
+void dune_register_pgflt_handler(dune_pgflt_cb cb) {
+  dune::Handler h = {};
+  h.kind = cb ? dune::Handler::kCPageFault : dune::Handler::kNone;
+  h.c_page_fault = cb;
+  dune::set_handler(dune::process.page_fault, h);
+}
+
+int dune_printf(const char* fmt, ...) {
+  char text[1024];
+  va_list args;
+
+  va_start(args, fmt);
+  int n = vsnprintf(text, sizeof(text), fmt, args);
+  va_end(args);
+  if (n < 0) return n;
+  size_t used = static_cast<size_t>(n) < sizeof(text) ? static_cast<size_t>(n) : sizeof(text) - 1;
+  dune::sys::write(1, text, used);
+  return n;
+}
+
+void dune_die(void) {
+  for (;;) dune::sys::call(__NR_exit_group, 1);
+}
+
+void dune_dump_trap_frame(struct dune_tf* tf) {
+  auto row = [](const char* a, uint64_t va, const char* b, uint64_t vb, const char* c,
+                uint64_t vc) {
+    dune::Line(a).hex(va).text(b).hex(vb).text(c).hex(vc);
+  };
+  row("rip ", tf->rip, "  rsp ", tf->rsp, "  rflags ", tf->rflags);
+  row("cs  ", tf->cs, "  ss ", tf->ss, "  err ", tf->err);
+  row("rax ", tf->rax, "  rbx ", tf->rbx, "  rcx ", tf->rcx);
+  row("rdx ", tf->rdx, "  rsi ", tf->rsi, "  rdi ", tf->rdi);
+  row("rbp ", tf->rbp, "  r8  ", tf->r8, "  r9  ", tf->r9);
+  row("r10 ", tf->r10, "  r11 ", tf->r11, "  r12 ", tf->r12);
+  row("r13 ", tf->r13, "  r14 ", tf->r14, "  r15 ", tf->r15);
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// enter.cc - the calls of the front door.
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "libdune/dune.hpp"
+#include "libdune/process.h"
+#include "libdune/sys.h"
+#include "libdune/thread.h"
+
+namespace dune {
+namespace {
+
+// This thread's block while it is out of Dune mode.  Only read and written natively.
+[[gnu::tls_model("initial-exec")]] thread_local Thread* left_thread;
+
+int creating;  // a lock: first enter() of a process against another
+
+bool wants_fast(Forward forward) {
+  if (forward == Forward::kDefault) {
+    const char* way = getenv("DUNE_FORWARD");
+    return !way || strcmp(way, "plain") != 0;
+  }
+  return forward == Forward::kFast;
+}
+
+Result<void> prepare_process(const Options& options) {
+  Result<void> done;
+
+  while (__atomic_exchange_n(&creating, 1, __ATOMIC_ACQUIRE)) sys::call(__NR_sched_yield);
+  if (process.vm_fd < 0) {
+    process.vcpu_flags = wants_fast(options.forward) ? DUNE_VCPU_FAST : 0;
+    done = process.create(true);
+  } else if (process.inherited()) {
+    sys::close(process.vm_fd);
+    process.vm_fd = -1;
+    if (left_thread) left_thread->close_vcpu();
+    done = process.create(false);
+  }
+  __atomic_store_n(&creating, 0, __ATOMIC_RELEASE);
+  return done;
+}
+
+}  // namespace
+
+Result<Platform> probe() {
+  auto devices = open_devices();
+  if (!devices) return devices.error();
+
+  Platform platform{devices->info.version, devices->info.gpa_bits, devices->info.nr_slots,
+                    (devices->info.features & DUNE_FEATURE_FAST) != 0};
+  close_devices(*devices);
+  return platform;
+}
+
+Result<void> enter(const Options& options) {
+  if (in_dune()) return {};
+
+  auto prepared = prepare_process(options);
+  if (!prepared) return prepared;
+
+  Thread* thread = left_thread;
+  if (!thread) {
+    auto made = Thread::allocate();
+    if (!made) return made.error();
+    thread = *made;
+  }
+  left_thread = thread;  // stays ours if anything below fails
+  if (thread->vcpu_fd < 0) {
+    auto ready = thread->create_vcpu();
+    if (!ready) return ready;
+  }
+  // The rest of memory comes by page faults; this spares the first few.
+  auto mapped = process.map_native(&thread, sizeof(thread));
+  if (!mapped) return mapped;
+
+  thread->entered_by_call = true;
+  long ret = dune_enter_guest(thread);
+  if (ret) return Error{static_cast<int>(-ret), "dune.ko cannot run the VCPU (dmesg may say more)"};
+  return {};
+}
+
+void leave() {
+  if (!in_dune()) return;
+
+  Thread* thread = Thread::current();
+  hypercall(kHcLeave);
+  left_thread = thread;
+}
+
+PageTable& page_table() { return process.table; }
+
+Result<void> map_default(Gva gva) {
+  if (gva.value >= kUserEnd) return Error{EINVAL};
+
+  const Gva start = gva.align_down(kGib);
+  long gpa = hypercall(DUNE_HC_SLOT, start.value);
+  if (sys::failed(gpa)) return Error{static_cast<int>(-gpa)};
+  return process.map_gib(start, Gpa(static_cast<uint64_t>(gpa)));
+}
+
+void on_trap(uint8_t vector, TrapHandler handler, void* context) {
+  Handler h = {};
+  h.kind = handler ? Handler::kTrap : Handler::kNone;
+  h.trap = handler;
+  h.context = context;
+  set_handler(process.handlers[vector], h);
+}
+
+void on_page_fault(PageFaultHandler handler, void* context) {
+  Handler h = {};
+  h.kind = handler ? Handler::kPageFault : Handler::kNone;
+  h.page_fault = handler;
+  h.context = context;
+  set_handler(process.page_fault, h);
+}
+
+int vm_fd() { return process.vm_fd; }
+
+}  // namespace dune

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// guest_trap.cc - what happens on a trap in ring 0 (guest_entry.S calls this).
+//
+// dune_trap() runs on an IST stack, with the vector registers of whatever was interrupted
+// still live.  All that it touches is mapped before the first entry, so it cannot itself
+// raise a page fault.
+#include <cerrno>
+
+#include "libdune/process.h"
+#include "libdune/ring0.h"
+#include "libdune/sys.h"
+#include "libdune/thread.h"
+
+namespace dune {
+namespace {
+
+// The vsyscall page (deprecated, still used by old binaries): three entry points, 1 KiB
+// apart.  Linux emulates them on an execute fault, and so do we.
+constexpr uint64_t kVsyscallPage = 0xffffffffff600000ull;
+constexpr uint64_t kVsyscallStep = 0x400;
+
+constexpr uint64_t kHandlerStackSpare = 16 * 1024;  // what a handler is sure to have
+constexpr uint64_t kRedZone = 128;
+
+bool is_vsyscall(const TrapFrame& f) {
+  return f.cr2 == f.tf.rip && f.tf.rip >= kVsyscallPage &&
+         f.tf.rip < kVsyscallPage + 3 * kVsyscallStep && f.tf.rip % kVsyscallStep == 0;
+}
+
+void emulate_vsyscall(dune_tf& tf) {
+  static constexpr long kCalls[] = {__NR_gettimeofday, __NR_time, __NR_getcpu};
+  const uint64_t index = (tf.rip - kVsyscallPage) / kVsyscallStep;
+
+  tf.rax = static_cast<uint64_t>(sys::call(kCalls[index], static_cast<long>(tf.rdi),
+                                           static_cast<long>(tf.rsi), static_cast<long>(tf.rdx)));
+  tf.rip = *reinterpret_cast<const uint64_t*>(tf.rsp);
+  tf.rsp += 8;
+}
+
+[[noreturn]] void leave_at(const dune_tf& tf, LeaveReason reason) {
+  hypercall(kHcLeaveAtFrame, reinterpret_cast<uint64_t>(&tf), reason);
+  __builtin_unreachable();
+}
+
+uint8_t code_byte(uint64_t rip) { return *reinterpret_cast<const uint8_t*>(rip); }
+
+// A trap (as opposed to a fault) has rip behind the instruction.  Natively it is to happen
+// again, so go back to its start.
+void rewind(const TrapFrame& f, dune_tf& tf) {
+  switch (f.vector) {
+    case T_DEBUG:
+      // INT1; a single step goes on stepping natively, by RFLAGS.TF.
+      if (code_byte(tf.rip - 1) == 0xf1) tf.rip -= 1;
+      break;
+    case T_BRKPT:
+      tf.rip -= code_byte(tf.rip - 1) == 0xcc ? 1 : 2;
+      break;
+    case T_OFLOW:
+      tf.rip -= 2;
+      break;
+    default:
+      if (f.vector >= 32) tf.rip -= 2;  // only INT n gets here
+  }
+}
+
+[[noreturn]] void unhandled(TrapFrame& f) {
+  rewind(f, f.tf);
+  leave_at(f.tf, kLeaveTrap);
+}
+
+// A copy of the frame on the handler stack: below the interrupted code if that is a
+// handler itself, else at the top.
+TrapFrame* to_handler_stack(TrapFrame& f) {
+  const Thread& thread = *f.thread;
+  uint64_t top = thread.handler_stack_high();
+
+  if ((f.tf.cs & 3) == 0 && f.tf.rsp > thread.handler_stack_low() && f.tf.rsp <= top)
+    top = (f.tf.rsp - kRedZone) & ~15ull;
+  top -= sizeof(TrapFrame);
+  if (top < thread.handler_stack_low() + dune_xsave_bytes + kHandlerStackSpare)
+    leave_at(f.tf, kLeaveNestedDeep);
+
+  auto* copy = reinterpret_cast<TrapFrame*>(top);
+  copy_words(copy, &f, sizeof(f));
+  return copy;
+}
+
+// True: the access will work when it is made again.
+bool map_on_demand(TrapFrame& f) {
+  if ((f.tf.err & FEC_P) || f.cr2 >= kUserEnd) return false;
+  auto done = map_default(Gva(f.cr2));
+  if (done) return true;
+  if (done.error().code == ENOSPC) leave_at(f.tf, kLeaveNoSlots);
+  if (done.error().code == ENOMEM) leave_at(f.tf, kLeaveNoTables);
+  return false;
+}
+
+}  // namespace
+}  // namespace dune
+
+using dune::Handler;
+using dune::TrapFrame;
+
+// Returns null when the interrupted code can go on, else the frame, moved to the handler
+// stack, for dune_trap_handler().
+extern "C" [[gnu::visibility("hidden")]] TrapFrame* dune_trap(TrapFrame* f) {
+  // The IST stack's own pointer stands just above the frame (thread.cc).
+  f->thread = *reinterpret_cast<dune::Thread**>(f + 1);
+  if (f->vector == T_PGFLT) {
+    f->cr2 = dune::read_cr2().value;
+    if (dune::map_on_demand(*f)) return nullptr;
+    if (dune::is_vsyscall(*f) || dune::process.page_fault.kind)
+      return dune::to_handler_stack(*f);
+  }
+  if (!dune::process.handlers[f->vector].kind) dune::unhandled(*f);
+  return dune::to_handler_stack(*f);
+}
+
+extern "C" [[gnu::visibility("hidden")]] void dune_trap_handler(TrapFrame* f) {
+  const bool page_fault = f->vector == T_PGFLT;
+
+  if (page_fault && dune::is_vsyscall(*f)) {
+    dune::emulate_vsyscall(f->tf);
+    return;
+  }
+  const Handler& h = page_fault && dune::process.page_fault.kind
+                         ? dune::process.page_fault
+                         : dune::process.handlers[f->vector];
+  switch (h.kind) {
+    case Handler::kTrap:
+      h.trap(f->tf, h.context);
+      break;
+    case Handler::kPageFault:
+      h.page_fault(dune::Gva(f->cr2), f->tf.err, f->tf, h.context);
+      break;
+    case Handler::kC:
+      h.c(&f->tf);
+      break;
+    case Handler::kCPageFault:
+      h.c_page_fault(f->cr2, f->tf.err, &f->tf);
+      break;
+    case Handler::kNone:  // removed meanwhile: the trap comes again
+      break;
+  }
+}

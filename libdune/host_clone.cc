@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// host_clone.cc - new threads and processes come up in Dune mode.
+//
+//   shares memory (threads, vfork)   a VCPU of its own on the same VM
+//   has memory of its own (fork)     a VM of its own: page table and slots start empty
+//
+// The new VCPU starts just behind the program's system call, with rax = 0.  Whoever
+// cannot get one goes on natively, and says so in one line.
+#include <linux/sched.h>
+
+#include <cerrno>
+
+#include "libdune/host.h"
+#include "libdune/print.h"
+#include "libdune/process.h"
+#include "libdune/sys.h"
+
+namespace dune {
+namespace {
+
+// What the program asks for; vfork and fork are clones with fixed flags.
+uint64_t clone_flags(const dune_run& run) {
+  switch (static_cast<uint32_t>(run.gpr[DUNE_RAX])) {
+    case __NR_fork:
+      return 0;
+    case __NR_vfork:
+      return CLONE_VM | CLONE_VFORK;
+    case __NR_clone3:
+      // struct clone_args starts with the flags; too short a struct is Linux's EINVAL.
+      if (run.gpr[DUNE_RSI] < CLONE_ARGS_SIZE_VER0) return 0;
+      return *reinterpret_cast<const uint64_t*>(run.gpr[DUNE_RDI]);
+  }
+  return run.gpr[DUNE_RDI];
+}
+
+[[noreturn]] void start(Thread& thread, const Result<void>& ready) {
+  if (ready) {
+    thread.run_from_frame();
+    thread.entered_by_call = false;
+    dune_host_run(&thread);
+  }
+  Line()
+      .text("a new thread or process goes on outside Dune mode: ")
+      .text(ready.error().what ? ready.error().what : "error")
+      .text(" (error ")
+      .dec(static_cast<uint64_t>(ready.error().code))
+      .text(")");
+  dune_host_native(thread.native_frame());
+}
+
+// In a fork child: the memory is a copy, and the descriptors belong to the parent's VM.
+[[noreturn]] void start_fork_child(Thread& thread, bool shares_files) {
+  if (shares_files) {
+    thread.vcpu_fd = -1;
+  } else {
+    sys::close(process.vm_fd);
+  }
+  thread.close_vcpu();
+  process.vm_fd = -1;
+  Result<void> ready = process.create(false);
+  if (ready) ready = thread.create_vcpu();
+  start(thread, ready);
+}
+
+}  // namespace
+
+dune_tf* host_clone(Thread& thread) {
+  dune_run& run = *thread.run;
+  const uint64_t flags = clone_flags(run);
+  const bool shares_memory = flags & CLONE_VM;
+  Thread* child = nullptr;
+
+  dune_tf* frame = thread.frame_from_run();
+  frame->rax = 0;
+  if (shares_memory) {
+    auto made = Thread::allocate();
+    if (!made) {
+      run.gpr[DUNE_RAX] = static_cast<uint64_t>(-EAGAIN);
+      return nullptr;
+    }
+    child = *made;
+    child->parent_frees = flags & CLONE_VFORK;
+    copy_words(child->native_frame(), frame, sizeof(*frame));
+  }
+
+  long ret = dune_host_clone(&thread, child);
+  if (ret == 0) start_fork_child(thread, flags & CLONE_FILES);
+
+  // After vfork the child has run its exec or its exit by now.
+  if (child && (ret < 0 || (flags & CLONE_VFORK))) {
+    if (!(flags & CLONE_FILES)) child->vcpu_fd = -1;  // it was in the child's own table
+    child->close_vcpu();
+    child->free();
+  }
+  run.gpr[DUNE_RAX] = static_cast<uint64_t>(ret);
+  return nullptr;
+}
+
+void host_exit_thread(Thread& thread) {
+  const auto status = static_cast<long>(thread.run->gpr[DUNE_RDI]);
+  const uint64_t all = ~0ull;
+
+  // No handler may start once the stack is gone.
+  sys::call(__NR_rt_sigprocmask, 0 /* SIG_BLOCK */, sys::arg(&all), 0, sizeof(all));
+  thread.close_vcpu();
+  if (thread.parent_frees)
+    for (;;) sys::call(__NR_exit, status);
+  dune_host_exit_thread(thread.mapping(), thread.mapping_bytes(), status);
+}
+
+}  // namespace dune
+
+// A new thread comes here from dune_host_clone, on its own host stack.  rsp is the stack
+// that the program gave it, or null: it goes on with the parent's (vfork).
+extern "C" [[gnu::visibility("hidden"), noreturn]] void dune_host_thread_main(
+    dune::Thread* thread, uint64_t rsp) {
+  if (rsp) thread->native_frame()->rsp = rsp;
+  dune::start(*thread, thread->create_vcpu());
+}

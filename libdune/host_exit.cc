@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// host_exit.cc - what the host side does when the guest wants more than a system call.
+//
+// Runs in ring 3 of the host on the host stack (host_loop.S), with the guest's vector
+// registers, FS and GS live: raw system calls only.
+#include <asm/signal.h>
+
+#include <cerrno>
+
+#include "libdune/host.h"
+#include "libdune/print.h"
+#include "libdune/sys.h"
+
+namespace dune {
+
+void end_process(int signal) {
+  struct {
+    uint64_t handler, flags, restorer, mask;
+  } action = {};  // SIG_DFL
+  uint64_t set = 1ull << (signal - 1);
+
+  sys::call(__NR_rt_sigaction, signal, sys::arg(&action), 0, sizeof(set));
+  sys::call(__NR_rt_sigprocmask, SIG_UNBLOCK, sys::arg(&set), 0, sizeof(set));
+  sys::call(__NR_tgkill, sys::call(__NR_getpid), sys::call(__NR_gettid), signal);
+  for (;;) sys::call(__NR_exit_group, 128 + signal);
+}
+
+namespace {
+
+constexpr uint32_t kMaxRetries = 1000;
+constexpr uint32_t kMaxProbes = 2;
+constexpr uint64_t kSyscallInsnBytes = 2;
+
+const char* exit_reason_name(uint32_t reason) {
+  switch (reason & 0xffff) {
+    case 2: return "triple fault";
+    case 33: return "VM entry failed: invalid guest state";
+    case 34: return "VM entry failed: MSR loading";
+    case 41: return "VM entry failed: machine check";
+    case 49: return "EPT misconfiguration";
+    case 75: return "the guest kept the CPU from taking events";
+  }
+  return "unexpected VM exit";
+}
+
+[[noreturn]] void fatal_exit(const dune_run& run) {
+  Line()
+      .text(exit_reason_name(run.fatal.reason))
+      .text(" (exit reason ")
+      .dec(run.fatal.reason & 0xffff)
+      .text(", qualification ")
+      .hex(run.fatal.qualification)
+      .text(", VM-instruction error ")
+      .dec(run.fatal.error)
+      .text(") at rip ")
+      .hex(run.rip)
+      .text("; the process cannot continue");
+  end_process(SIGABRT);
+}
+
+// DUNE_RUN itself failed.
+dune_tf* run_failed(Thread& thread, int err) {
+  dune_run& run = *thread.run;
+
+  if ((err == ENOMEM || err == EAGAIN) && thread.retries++ < kMaxRetries) {
+    sys::call(__NR_sched_yield);
+    return nullptr;
+  }
+  if (run.set) {
+    // The guest has not run since enter() or clone: go on natively instead.
+    dune_tf* tf = thread.frame_from_run();
+    if (thread.entered_by_call)
+      tf->rax = static_cast<uint64_t>(-static_cast<long>(err));
+    else
+      Line().text("cannot enter Dune mode (error ").dec(static_cast<uint64_t>(err)).text(
+          "); going on without");
+    return tf;
+  }
+  Line()
+      .text(err == EBADF    ? "the program closed the VCPU's file descriptor"
+            : err == EIO    ? "the VCPU does not belong to this process any more"
+            : err == ENOMEM ? "out of memory"
+                            : "the VCPU cannot run any more")
+      .text(" (DUNE_RUN: error ")
+      .dec(static_cast<uint64_t>(err))
+      .text("); the process cannot continue");
+  end_process(SIGABRT);
+}
+
+// Lets Linux itself resolve an access that the module could not: growth of a stack,
+// above all.  A system call that reads the address and does nothing with it raises no
+// signal.  True: it is readable now.
+bool probe_read(uint64_t va) {
+  constexpr long kNoSuchHow = -1;
+  long ret = sys::call(__NR_rt_sigprocmask, kNoSuchHow, static_cast<long>(va & ~7ull), 0, 8);
+  return ret == -EINVAL;
+}
+
+// Linux refuses the access.  Once more after a probe; then it happens natively, at the
+// same instruction, so that the signal is Linux's own.
+dune_tf* refused_access(Thread& thread) {
+  const dune_run& run = *thread.run;
+  const uint64_t va = run.fault.va;
+
+  if ((run.fault.flags & DUNE_FAULT_VA_VALID) && !(run.fault.flags & DUNE_FAULT_IN_EVENT)) {
+    if (va != thread.probed_va || run.rip != thread.probed_rip) thread.probes = 0;
+    thread.probed_va = va;
+    thread.probed_rip = run.rip;
+    if (thread.probes++ < kMaxProbes && probe_read(va)) return nullptr;
+    thread.probes = 0;
+  }
+  return thread.frame_from_run();
+}
+
+dune_tf* leave_at_frame(Thread& thread) {
+  const auto* from = reinterpret_cast<const dune_tf*>(thread.run->gpr[DUNE_RDI]);
+  dune_tf* tf = thread.native_frame();
+
+  switch (thread.run->gpr[DUNE_RSI]) {
+    case kLeaveNoSlots:
+      Line()
+          .text("out of guest-physical slots (1 GiB each) at rip ")
+          .hex(from->rip)
+          .text("; the thread goes on outside Dune mode");
+      break;
+    case kLeaveNoTables:
+      Line().text("out of memory for guest page tables; the thread goes on outside Dune mode");
+      break;
+    case kLeaveNestedDeep:
+      Line().text("traps nest too deeply: the handler stack is used up");
+      break;
+  }
+  copy_words(tf, from, sizeof(*tf));
+  return tf;
+}
+
+dune_tf* hypercall_exit(Thread& thread) {
+  switch (thread.run->nr) {
+    case kHcLeave:
+      thread.run->gpr[DUNE_RAX] = 0;
+      return thread.frame_from_run();
+    case kHcLeaveAtFrame:
+      return leave_at_frame(thread);
+  }
+  thread.run->gpr[DUNE_RAX] = static_cast<uint64_t>(-ENOSYS);
+  return nullptr;
+}
+
+// A system call that dune_guest_syscall marked.
+dune_tf* host_call(Thread& thread) {
+  dune_run& run = *thread.run;
+  const auto nr = static_cast<uint32_t>(run.gpr[DUNE_RAX]);
+
+  run.gpr[DUNE_R11] &= ~DUNE_VMCALL_HOST;
+  switch (nr) {
+    case __NR_clone:
+    case __NR_clone3:
+    case __NR_fork:
+    case __NR_vfork:
+      return host_clone(thread);
+    case __NR_exit:
+      host_exit_thread(thread);
+    case __NR_rt_sigreturn: {
+      // The signal frame was made for native code: return there.
+      dune_tf* tf = thread.frame_from_run();
+      tf->rip -= kSyscallInsnBytes;
+      return tf;
+    }
+  }
+  run.gpr[DUNE_RAX] = static_cast<uint64_t>(
+      sys::call(nr, static_cast<long>(run.gpr[DUNE_RDI]), static_cast<long>(run.gpr[DUNE_RSI]),
+                static_cast<long>(run.gpr[DUNE_RDX]), static_cast<long>(run.gpr[DUNE_R10]),
+                static_cast<long>(run.gpr[DUNE_R8]), static_cast<long>(run.gpr[DUNE_R9])));
+  return nullptr;
+}
+
+}  // namespace
+}  // namespace dune
+
+// host_loop.S asks here with what DUNE_RUN returned: an exit reason, or -errno.  Null: run
+// the guest again; else go on natively with these registers.
+extern "C" [[gnu::visibility("hidden")]] dune_tf* dune_host_exit(dune::Thread* thread,
+                                                                 long reason) {
+  if (reason < 0) return dune::run_failed(*thread, static_cast<int>(-reason));
+  thread->retries = 0;
+  switch (reason) {
+    case DUNE_EXIT_HOSTCALL:
+      return dune::host_call(*thread);
+    case DUNE_EXIT_HYPERCALL:
+      return dune::hypercall_exit(*thread);
+    case DUNE_EXIT_FAULT:
+      return dune::refused_access(*thread);
+  }
+  dune::fatal_exit(*thread->run);
+}

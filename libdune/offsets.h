@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * offsets.h - what the assembly files know of C++ structures.
+ *
+ * Each number is checked by a static_assert in thread.cc.
+ */
+#ifndef LIBDUNE_OFFSETS_H
+#define LIBDUNE_OFFSETS_H
+
+/* struct dune_run */
+#define RUN_RAX 0
+#define RUN_RCX 8
+#define RUN_RDX 16
+#define RUN_RBX 24
+#define RUN_RSP 32
+#define RUN_RBP 40
+#define RUN_RSI 48
+#define RUN_RDI 56
+#define RUN_R8 64
+#define RUN_R9 72
+#define RUN_R10 80
+#define RUN_R11 88
+#define RUN_R12 96
+#define RUN_R13 104
+#define RUN_R14 112
+#define RUN_R15 120
+#define RUN_RIP 128
+#define RUN_RFLAGS 136
+#define RUN_SET 144
+
+#define RUN_SET_ALL 7 /* RIP, RSP, RFLAGS */
+#define RUN_EXIT_IS_SYSCALL 1
+
+/* dune::Thread */
+#define THREAD_HOST_SP 0
+#define THREAD_RUN 8
+#define THREAD_VCPU_FD 16
+
+/* dune::TrapFrame */
+#define FRAME_VECTOR 16
+#define FRAME_TF 24
+
+/* ioctl DUNE_RUN, system call numbers, errno */
+#define IOC_DUNE_RUN 0xe960
+#define NR_IOCTL 16
+#define NR_MUNMAP 11
+#define NR_EXIT 60
+#define MINUS_EINTR -4
+
+/* Linux's selectors of user mode (kern/dune.h says why the guest has them too). */
+#define USER_CS 0x33
+#define USER_SS 0x2b
+
+/* Where the guest is entered by `vmcall` (kern/dune.h). */
+#define VMCALL_HOST_BIT 63
+
+#endif

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "libdune/process.h"
+
+#include <cpuid.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <sys/mman.h>
+
+#include <cerrno>
+
+#include "libdune/sys.h"
+
+extern "C" {
+uint32_t dune_xsave_bytes;
+// The linker's: first and last byte of the object that libdune is part of.
+[[gnu::visibility("hidden")]] extern const char __ehdr_start[];
+[[gnu::visibility("hidden")]] extern const char _end[];
+}
+
+namespace dune {
+
+constinit Process process;
+alignas(4096) constinit IdtGate idt[DUNE_IDT_ENTRIES] = {};
+
+namespace {
+
+constexpr unsigned kCpuidVmx = 1u << 5;  // CPUID.1:ECX
+
+bool cpu_has_vmx() {
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & kCpuidVmx);
+}
+
+uint32_t ask_xsave_bytes() {
+  unsigned a, b, c, d;
+
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return 0;
+  __cpuid_count(0xd, 0, a, b, c, d);
+  return b;  // for what XCR0 has now
+}
+
+Error dune_device_error(int err) {
+  switch (err) {
+    case ENOENT:
+    case ENXIO:
+    case ENODEV:
+      return {err, "/dev/dune is missing: load the module (insmod dune.ko, as root)"};
+    case EACCES:
+    case EPERM:
+      return {err, "no permission for /dev/dune: ask the administrator for read and write access"};
+  }
+  return {err, "cannot open /dev/dune"};
+}
+
+Error kvm_device_error(int err) {
+  switch (err) {
+    case ENOENT:
+    case ENXIO:
+    case ENODEV:
+      if (!cpu_has_vmx())
+        return {ENODEV, "this CPU shows no VT-x: enable it in the firmware, or nested "
+                        "virtualization in the hypervisor"};
+      return {ENODEV, "/dev/kvm is missing: load kvm_intel (modprobe kvm_intel, as root)"};
+    case EACCES:
+    case EPERM:
+      return {err, "no permission for /dev/kvm: join its group (usually kvm)"};
+  }
+  return {err, "cannot open /dev/kvm"};
+}
+
+// A power of two of bytes, aligned to itself, so that it lies within one GiB.
+Result<void*> map_aligned(size_t size) {
+  long map = sys::mmap(nullptr, 2 * size, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+  if (sys::failed(map)) return Error{static_cast<int>(-map), "no address space for page tables"};
+
+  auto start = static_cast<uint64_t>(map);
+  uint64_t at = (start + size - 1) & ~(size - 1);
+  if (at > start) sys::munmap(reinterpret_cast<void*>(start), at - start);
+  uint64_t tail = start + 2 * size - (at + size);
+  if (tail) sys::munmap(reinterpret_cast<void*>(at + size), tail);
+  auto* p = reinterpret_cast<void*>(at);
+  // Tables are touched one by one; a huge page would zero 2 MiB for the first.
+  sys::call(__NR_madvise, sys::arg(p), static_cast<long>(size), MADV_NOHUGEPAGE);
+  return p;
+}
+
+Result<uint32_t*> map_wiped_on_fork() {
+  long map = sys::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+  if (sys::failed(map)) return Error{static_cast<int>(-map), "out of memory"};
+  sys::call(__NR_madvise, map, 4096, MADV_WIPEONFORK);
+  return reinterpret_cast<uint32_t*>(map);
+}
+
+Ist ist_of(int vector) {
+  switch (vector) {
+    case T_DEBUG: return kIstDebug;
+    case T_NMI: return kIstNmi;
+    case T_DBLFLT: return kIstDoubleFault;
+    case T_PGFLT: return kIstPageFault;
+    case T_MCHK: return kIstMachineCheck;
+  }
+  return kIstGeneral;
+}
+
+void fill_idt() {
+  constexpr uint64_t kStubBytes = 32;
+
+  for (int v = 0; v < DUNE_IDT_ENTRIES; v++)
+    idt[v] = trap_gate(reinterpret_cast<uint64_t>(dune_guest_vectors) + v * kStubBytes, ist_of(v));
+}
+
+Result<Gpa> assign_slot(int vm_fd, uint64_t va) {
+  dune_slot slot = {};
+  slot.size = sizeof(slot);
+  slot.va = va;
+  long ret = sys::ioctl(vm_fd, DUNE_MAP_SLOT, &slot);
+  if (ret == -ENOSPC) return Error{ENOSPC, "out of guest-physical slots"};
+  if (ret) return Error{static_cast<int>(-ret), "cannot assign a guest-physical slot"};
+  return Gpa(slot.gpa);
+}
+
+}  // namespace
+
+Result<Devices> open_devices() {
+  Devices devices;
+
+  devices.kvm = sys::open("/dev/kvm", O_RDWR | O_CLOEXEC);
+  if (devices.kvm < 0) return kvm_device_error(-devices.kvm);
+  devices.dune = sys::open("/dev/dune", O_RDWR | O_CLOEXEC);
+  if (devices.dune < 0) {
+    Error error = dune_device_error(-devices.dune);
+    close_devices(devices);
+    return error;
+  }
+  devices.info.size = sizeof(devices.info);
+  long ret = sys::ioctl(devices.dune, DUNE_GET_INFO, &devices.info);
+  if (ret || devices.info.version != DUNE_API_VERSION) {
+    close_devices(devices);
+    return Error{EPROTO, "dune.ko and this library are of different versions: load the module "
+                         "that belongs to it"};
+  }
+  return devices;
+}
+
+void close_devices(Devices& devices) {
+  if (devices.kvm >= 0) sys::close(devices.kvm);
+  if (devices.dune >= 0) sys::close(devices.dune);
+  devices.kvm = devices.dune = -1;
+}
+
+static Result<int> create_vm(const Devices& devices) {
+  long kvm_vm = sys::ioctl(devices.kvm, KVM_CREATE_VM);
+  if (kvm_vm < 0) return Error{static_cast<int>(-kvm_vm), "KVM cannot make a virtual machine"};
+
+  dune_vm_create create = {};
+  create.size = sizeof(create);
+  create.kvm_fd = static_cast<int>(kvm_vm);
+  long vm = sys::ioctl(devices.dune, DUNE_CREATE_VM, &create);
+  sys::close(static_cast<int>(kvm_vm));
+  if (vm < 0) return Error{static_cast<int>(-vm), "dune.ko cannot make a VM (dmesg may say more)"};
+  return sys::move_high(static_cast<int>(vm));
+}
+
+Result<void> Process::create(bool fresh) {
+  auto devices = open_devices();
+  if (!devices) return devices.error();
+  const uint64_t features = devices->info.features;
+  auto vm = create_vm(*devices);
+  close_devices(*devices);
+  if (!vm) return vm.error();
+
+  vm_fd = *vm;
+  leaves_1g = features & DUNE_FEATURE_GUEST_1G;
+  if (!(features & DUNE_FEATURE_FAST)) vcpu_flags &= ~DUNE_VCPU_FAST;
+
+  auto fail = [&](const Error& error) {
+    sys::close(vm_fd);
+    vm_fd = -1;
+    return error;
+  };
+  if (fresh) {
+    if (!arena_base.value) {
+      auto memory = map_aligned(kArenaBytes);
+      if (!memory) return fail(memory.error());
+      arena_base = Hva(*memory);
+    }
+    if (!alive) {
+      auto page = map_wiped_on_fork();
+      if (!page) return fail(page.error());
+      alive = *page;
+    }
+    fill_idt();
+    dune_xsave_bytes = ask_xsave_bytes();
+  }
+  auto gpa = assign_slot(vm_fd, arena_base.value);
+  if (!gpa) return fail(gpa.error());
+  if (fresh)
+    arena.init(arena_base, kArenaBytes, *gpa);
+  else
+    arena.reset(*gpa);
+  auto made = PageTable::create(arena);
+  if (!made) return fail(made.error());
+  table = *made;
+
+  auto mapped = map_native(reinterpret_cast<void*>(arena_base.value), kArenaBytes);
+  if (mapped) mapped = map_native(__ehdr_start, static_cast<size_t>(_end - __ehdr_start));
+  if (!mapped) return fail(mapped.error());
+  *alive = 1;
+  return {};
+}
+
+// In an order that a trap in another thread may look at any time.
+void set_handler(Handler& slot, const Handler& value) {
+  __atomic_store_n(&slot.kind, Handler::kNone, __ATOMIC_RELEASE);
+  slot.c = value.c;  // all members of the union are function pointers
+  slot.context = value.context;
+  __atomic_store_n(&slot.kind, value.kind, __ATOMIC_RELEASE);
+}
+
+Result<void> Process::map_gib(Gva va, Gpa gpa) {
+  va = va.align_down(kGib);
+  gpa = gpa.align_down(kGib);
+  const PageSize size = leaves_1g ? PageSize::k1G : PageSize::k2M;
+  for (uint64_t at = 0; at < kGib; at += bytes(size)) {
+    auto done = table.map(va + at, gpa + at, size, kPteDefault);
+    // EEXIST: another thread was first, or the program has split this GiB.
+    if (!done && done.error().code != EEXIST) return done;
+  }
+  return {};
+}
+
+Result<void> Process::map_native(const void* start, size_t bytes) {
+  const Gva end = Gva(start) + bytes;
+
+  for (Gva at = Gva(start).align_down(kGib); at < end; at = at + kGib) {
+    if (table.lookup(at)) continue;
+    auto gpa = assign_slot(vm_fd, at.value);
+    if (!gpa) return gpa.error();
+    auto done = map_gib(at, *gpa);
+    if (!done) return done;
+  }
+  return {};
+}
+
+}  // namespace dune

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "libdune/thread.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+
+#include <cerrno>
+
+#include "libdune/offsets.h"
+#include "libdune/process.h"
+#include "libdune/sys.h"
+
+namespace dune {
+namespace {
+
+constexpr size_t kNativeFrameBytes = 256;  // room for a dune_tf, keeps RSP aligned
+
+// Offsets in the mapping; the two guards are one page each.
+constexpr size_t kHostStackAt = kPageBytes;
+constexpr size_t kHandlerGuardAt = kHostStackAt + kHostStackBytes;
+constexpr size_t kHandlerStackAt = kHandlerGuardAt + kPageBytes;
+constexpr size_t kIstAt = kHandlerStackAt + kHandlerStackBytes;
+constexpr size_t kThreadAt = kIstAt + kIstStacks * kIstStackBytes;
+constexpr size_t kMappingBytes = kThreadAt + kPageBytes;
+
+static_assert(sizeof(Thread) <= kPageBytes);
+static_assert(sizeof(dune_tf) == 168 && sizeof(dune_tf) <= kNativeFrameBytes);
+
+// What offsets.h tells the assembler.
+static_assert(offsetof(Thread, host_sp) == THREAD_HOST_SP);
+static_assert(offsetof(Thread, run) == THREAD_RUN);
+static_assert(offsetof(Thread, vcpu_fd) == THREAD_VCPU_FD);
+static_assert(offsetof(TrapFrame, vector) == FRAME_VECTOR);
+static_assert(offsetof(TrapFrame, tf) == FRAME_TF);
+static_assert(sizeof(TrapFrame) == 192);
+static_assert(offsetof(dune_run, gpr) == RUN_RAX && DUNE_RAX == 0);
+static_assert(DUNE_RCX * 8 == RUN_RCX && DUNE_RDX * 8 == RUN_RDX && DUNE_RBX * 8 == RUN_RBX);
+static_assert(DUNE_RSP * 8 == RUN_RSP && DUNE_RBP * 8 == RUN_RBP && DUNE_RSI * 8 == RUN_RSI);
+static_assert(DUNE_RDI * 8 == RUN_RDI && DUNE_R8 * 8 == RUN_R8 && DUNE_R9 * 8 == RUN_R9);
+static_assert(DUNE_R10 * 8 == RUN_R10 && DUNE_R11 * 8 == RUN_R11 && DUNE_R12 * 8 == RUN_R12);
+static_assert(DUNE_R13 * 8 == RUN_R13 && DUNE_R14 * 8 == RUN_R14 && DUNE_R15 * 8 == RUN_R15);
+static_assert(offsetof(dune_run, rip) == RUN_RIP);
+static_assert(offsetof(dune_run, rflags) == RUN_RFLAGS);
+static_assert(offsetof(dune_run, set) == RUN_SET);
+static_assert((DUNE_SET_RIP | DUNE_SET_RSP | DUNE_SET_RFLAGS) == RUN_SET_ALL);
+static_assert(DUNE_EXIT_NONE == 0 && DUNE_EXIT_SYSCALL == RUN_EXIT_IS_SYSCALL);
+static_assert(DUNE_RUN == IOC_DUNE_RUN);
+static_assert(DUNE_VMCALL_HOST == 1ull << VMCALL_HOST_BIT);
+static_assert(DUNE_SEL_USER_CODE == USER_CS && DUNE_SEL_USER_DATA == USER_SS);
+static_assert(__NR_ioctl == NR_IOCTL && __NR_munmap == NR_MUNMAP && __NR_exit == NR_EXIT);
+static_assert(-EINTR == MINUS_EINTR);
+
+char* bytes_of(void* p) { return static_cast<char*>(p); }
+
+}  // namespace
+
+Result<Thread*> Thread::allocate() {
+  long map = sys::mmap(nullptr, kMappingBytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+  if (sys::failed(map)) return Error{static_cast<int>(-map), "no memory for a thread's stacks"};
+
+  char* base = reinterpret_cast<char*>(map);
+  long ret = sys::mprotect(base, kPageBytes, PROT_NONE);
+  if (!ret) ret = sys::mprotect(base + kHandlerGuardAt, kPageBytes, PROT_NONE);
+  if (ret) {
+    sys::munmap(base, kMappingBytes);
+    return Error{static_cast<int>(-ret), "no memory for a thread's stacks"};
+  }
+
+  auto* thread = reinterpret_cast<Thread*>(base + kThreadAt);
+  thread->host_sp = reinterpret_cast<uint64_t>(base + kHandlerGuardAt - kNativeFrameBytes);
+  thread->vcpu_fd = -1;
+  for (int i = 0; i < kIstStacks; i++) {
+    // The pointer stands above the top, which stays a multiple of 16 (guest_entry.S).
+    char* top = base + kIstAt + (i + 1) * kIstStackBytes - 16;
+    *reinterpret_cast<Thread**>(top) = thread;
+    thread->tss.ist[i] = reinterpret_cast<uint64_t>(top);
+  }
+  thread->tss.io_map = sizeof(Tss);
+  fill_gdt(thread->gdt, thread->tss);
+  return thread;
+}
+
+void* Thread::mapping() { return bytes_of(this) - kThreadAt; }
+
+size_t Thread::mapping_bytes() const { return kMappingBytes; }
+
+void Thread::free() { sys::munmap(mapping(), kMappingBytes); }
+
+uint64_t Thread::handler_stack_low() const {
+  return reinterpret_cast<uint64_t>(this) - kThreadAt + kHandlerStackAt;
+}
+
+uint64_t Thread::handler_stack_high() const {
+  return handler_stack_low() + kHandlerStackBytes;
+}
+
+Result<void> Thread::create_vcpu() {
+  auto mapped = process.map_native(mapping(), kMappingBytes);
+  if (!mapped) return mapped;
+
+  dune_vcpu_create create = {};
+  create.size = sizeof(create);
+  create.flags = process.vcpu_flags;
+  if (create.flags & DUNE_VCPU_FAST) {
+    create.syscall_ip = reinterpret_cast<uint64_t>(dune_host_syscall);
+    create.resume_ip = reinterpret_cast<uint64_t>(dune_host_resume);
+  }
+  long fd = sys::ioctl(process.vm_fd, DUNE_CREATE_VCPU, &create);
+  if (fd < 0) return Error{static_cast<int>(-fd), "cannot make a VCPU"};
+  vcpu_fd = sys::move_high(static_cast<int>(fd));
+
+  long page = sys::mmap(nullptr, kPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu_fd);
+  if (sys::failed(page)) {
+    close_vcpu();
+    return Error{static_cast<int>(-page), "cannot map the VCPU's run page"};
+  }
+  run = reinterpret_cast<dune_run*>(page);
+
+  dune_vcpu_state state = {};
+  state.size = sizeof(state);
+  state.cr3 = process.table.root().value;
+  state.gdt_base = reinterpret_cast<uint64_t>(&gdt);
+  state.gdt_limit = sizeof(gdt) - 1;
+  state.idt_base = reinterpret_cast<uint64_t>(idt);
+  state.idt_limit = sizeof(idt) - 1;
+  state.tr_base = reinterpret_cast<uint64_t>(&tss);
+  state.tr_limit = sizeof(tss) - 1;
+  state.tr_selector = kTssSelector;
+  state.lstar = reinterpret_cast<uint64_t>(dune_guest_syscall);
+  long ret = sys::ioctl(vcpu_fd, DUNE_SET_STATE, &state);
+  if (ret) {
+    close_vcpu();
+    return Error{static_cast<int>(-ret), "the module refuses the VCPU's state"};
+  }
+  return {};
+}
+
+void Thread::close_vcpu() {
+  if (run) sys::munmap(run, kPageBytes);
+  if (vcpu_fd >= 0) sys::close(vcpu_fd);
+  run = nullptr;
+  vcpu_fd = -1;
+}
+
+dune_tf* Thread::frame_from_run() {
+  dune_tf* tf = native_frame();
+  const auto* gpr = run->gpr;
+
+  tf->rdi = gpr[DUNE_RDI];
+  tf->rsi = gpr[DUNE_RSI];
+  tf->rdx = gpr[DUNE_RDX];
+  tf->rcx = gpr[DUNE_RCX];
+  tf->r8 = gpr[DUNE_R8];
+  tf->r9 = gpr[DUNE_R9];
+  tf->r10 = gpr[DUNE_R10];
+  tf->r11 = gpr[DUNE_R11];
+  tf->rbx = gpr[DUNE_RBX];
+  tf->rbp = gpr[DUNE_RBP];
+  tf->r12 = gpr[DUNE_R12];
+  tf->r13 = gpr[DUNE_R13];
+  tf->r14 = gpr[DUNE_R14];
+  tf->r15 = gpr[DUNE_R15];
+  tf->rax = gpr[DUNE_RAX];
+  tf->rip = run->rip;
+  tf->rflags = run->rflags;
+  tf->rsp = gpr[DUNE_RSP];
+  return tf;
+}
+
+void Thread::run_from_frame() {
+  const dune_tf* tf = native_frame();
+  auto* gpr = run->gpr;
+
+  gpr[DUNE_RDI] = tf->rdi;
+  gpr[DUNE_RSI] = tf->rsi;
+  gpr[DUNE_RDX] = tf->rdx;
+  gpr[DUNE_RCX] = tf->rcx;
+  gpr[DUNE_R8] = tf->r8;
+  gpr[DUNE_R9] = tf->r9;
+  gpr[DUNE_R10] = tf->r10;
+  gpr[DUNE_R11] = tf->r11;
+  gpr[DUNE_RBX] = tf->rbx;
+  gpr[DUNE_RBP] = tf->rbp;
+  gpr[DUNE_R12] = tf->r12;
+  gpr[DUNE_R13] = tf->r13;
+  gpr[DUNE_R14] = tf->r14;
+  gpr[DUNE_R15] = tf->r15;
+  gpr[DUNE_RAX] = tf->rax;
+  gpr[DUNE_RSP] = tf->rsp;
+  run->rip = tf->rip;
+  run->rflags = tf->rflags;
+  run->set = DUNE_SET_RIP | DUNE_SET_RSP | DUNE_SET_RFLAGS;
+}
+
+// The GDT is part of the Thread, and the CPU knows where it is.
+Thread* Thread::current() {
+  return reinterpret_cast<Thread*>(descriptor_table().value - offsetof(Thread, gdt));
+}
+
+}  // namespace dune

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// thread.h - one thread's part of the machine: VCPU, descriptor tables, stacks.
+//
+// All of it lies in one mapping, from low to high addresses:
+//
+//   guard | host stack, the native frame at its top | guard | handler stack | IST | Thread
+//
+// The host side runs on the host stack, and so do signal handlers that arrive while
+// it waits in the kernel.  A trap starts on a small IST stack, which holds a pointer to
+// the Thread above its top, so that nothing that the program can change (GS, FS, RSP) is
+// needed to find it.  A registered handler runs on the handler stack; a trap from there
+// goes on below it, so traps nest until the stack is used up.
+#ifndef LIBDUNE_THREAD_H
+#define LIBDUNE_THREAD_H
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kern/dune.h"
+#include "libdune/descriptors.h"
+#include "libdune/dune.h"
+#include "libdune/result.h"
+
+namespace dune {
+
+constexpr size_t kPageBytes = 4096;
+constexpr size_t kHostStackBytes = 256 * 1024;
+constexpr size_t kHandlerStackBytes = 256 * 1024;
+constexpr size_t kIstStackBytes = 4096;
+
+// What the guest asks of the host side.
+enum Hypercall : uint64_t {
+  kHcLeave = DUNE_HC_USER,  // go on natively behind the vmcall
+  kHcLeaveAtFrame,          // rdi: a dune_tf; go on natively there.  rsi: enum LeaveReason
+};
+
+enum LeaveReason : uint64_t {
+  kLeaveTrap,        // nobody handles it: the instruction faults again natively
+  kLeaveNoSlots,     // the address needs a slot and all are taken
+  kLeaveNoTables,    // the arena for page tables is full
+  kLeaveNestedDeep,  // the handler stack is used up
+};
+
+// What a trap leaves on the stack; assembly builds it (guest_entry.S).
+struct TrapFrame {
+  struct Thread* thread;
+  uint64_t cr2;
+  uint64_t vector;
+  dune_tf tf;
+};
+
+// memcpy() for the host side and trap handlers.  `bytes` is a multiple of 8.
+inline void copy_words(void* to, const void* from, size_t bytes) {
+  size_t words = bytes / 8;
+  asm volatile("rep movsq" : "+D"(to), "+S"(from), "+c"(words) : : "memory");
+}
+
+struct alignas(16) Thread {
+  uint64_t host_sp;  // the host side's stack pointer, whenever the guest runs
+  dune_run* run;
+  int32_t vcpu_fd;
+  bool entered_by_call;     // dune_enter_guest() waits for a result in rax
+  bool parent_frees;        // a vfork child: its parent frees this block
+  uint32_t retries;         // DUNE_RUN failed for lack of memory, in a row
+  uint64_t probed_va;       // the last refused address that was probed,
+  uint64_t probed_rip;      // from there,
+  uint32_t probes;          // so many times
+  Gdt gdt;
+  Tss tss;
+
+  // Allocates the mapping and fills it but for the VCPU.  ENOMEM.
+  static Result<Thread*> allocate();
+  // Gives the mapping back; the VCPU is to be closed first.
+  // Precondition: the caller does not run on one of its stacks.
+  void free();
+
+  // Makes the VCPU.  It belongs to the calling Linux thread.
+  Result<void> create_vcpu();
+  // Closes it and unmaps the run page.
+  void close_vcpu();
+
+  void* mapping();
+  size_t mapping_bytes() const;
+  uint64_t handler_stack_low() const;
+  uint64_t handler_stack_high() const;
+
+  // Where the registers stand with which the thread goes on natively.
+  dune_tf* native_frame() { return reinterpret_cast<dune_tf*>(host_sp); }
+  // Copies run page to native frame and back.
+  dune_tf* frame_from_run();
+  void run_from_frame();
+
+  // Precondition: Dune mode.
+  static Thread* current();
+};
+
+}  // namespace dune
+
+// Assembly: host_loop.S, guest_entry.S.
+extern "C" {
+// Enters with the caller's callee-saved registers; returns 0 in Dune mode, or natively
+// -errno when the first RUN failed.
+[[gnu::visibility("hidden")]] long dune_enter_guest(dune::Thread* thread);
+// Enters with what the run page says.
+[[noreturn, gnu::visibility("hidden")]] void dune_host_run(dune::Thread* thread);
+// Goes on natively with the registers in `frame`.
+[[noreturn, gnu::visibility("hidden")]] void dune_host_native(dune_tf* frame);
+// Makes the clone-like system call in thread->run; `child` is the new thread's block
+// when it shares memory, else null.  Returns in the parent, and in a child with memory of
+// its own.
+[[gnu::visibility("hidden")]] long dune_host_clone(dune::Thread* thread, dune::Thread* child);
+// Unmaps the stack it runs on and ends the thread.
+[[noreturn, gnu::visibility("hidden")]] void dune_host_exit_thread(void* mapping, size_t bytes,
+                                                                  long status);
+
+// What XSAVE writes for all features that Linux enabled; 0: only FXSAVE exists.
+extern uint32_t dune_xsave_bytes [[gnu::visibility("hidden")]];
+
+extern const char dune_host_resume[] [[gnu::visibility("hidden")]];
+extern const char dune_host_syscall[] [[gnu::visibility("hidden")]];
+extern const char dune_guest_syscall[] [[gnu::visibility("hidden")]];
+extern const char dune_guest_vectors[] [[gnu::visibility("hidden")]];  // 256 stubs of 32 bytes
+}
+
+#endif
