@@ -188,7 +188,8 @@ bool dune_ept_map(struct dune_ept *ept, struct dune_ept_cache *cache, u64 gpa, u
 		}
 		if (!entry) {
 			entry = dune_table_pa(cache->table[--cache->nr]) | DUNE_EPT_PROT;
-			WRITE_ONCE(*slot, entry);
+			/* Nobody reads the table through the link before it is zeroed. */
+			smp_store_release(slot, entry);
 			ept->nr_tables++;
 		}
 		table = entry_table(entry);

@@ -90,6 +90,8 @@ static __always_inline enum dune_step run_once(struct dune_vcpu *vcpu)
 	}
 	guest_timing_exit_irqoff();
 	local_irq_enable();
+	if (step == DUNE_STEP_IRQ)
+		cond_resched();
 	return step;
 }
 
@@ -114,12 +116,10 @@ static long vcpu_run(struct dune_vcpu *vcpu)
 				vcpu->error = 0;
 			return error;
 		}
-		if (step == DUNE_STEP_SLOW) {
+		if (step == DUNE_STEP_SLOW)
 			step = dune_exit_slow(vcpu);
-		} else {
-			cond_resched();
+		else
 			step = run_once(vcpu);
-		}
 	}
 	vcpu->run->exit_reason = DUNE_EXIT_SYSCALL;
 	if (vcpu->fast)

@@ -43,8 +43,11 @@ struct dune_exit {
 	u64 gpa, gla;		/* EPT violation */
 };
 
-struct dune_selectors {
+/* Host state saved around a trip when there is any (vmx_window.c). */
+struct dune_special {
 	u16 ds, es, fs, gs, ldt;
+	u64 debugctl, pebs;
+	unsigned long dr7;
 };
 
 struct dune_vmx {
@@ -61,7 +64,7 @@ struct dune_vmx {
 	u64 host_rsp, host_cr3, host_cr4;
 	u64 fs_base, gs_base;	/* the thread's: the same in guest and user mode */
 	struct desc_ptr host_gdt;	/* of vmx->cpu */
-	struct dune_selectors selectors;	/* of user mode, when it has any */
+	struct dune_special special;
 };
 
 int dune_vmx_vcpu_init(struct dune_vcpu *vcpu);
@@ -89,7 +92,7 @@ u64 dune_vmx_guest_cr0(void);
 u64 dune_vmx_guest_cr4(void);
 
 /* vmx_enter.S */
-asmlinkage int dune_vmx_enter(u64 *gpr, u64 *host_rsp);
+asmlinkage int dune_vmx_enter(u64 *gpr, u64 *host_rsp);	/* see vmx_window.c: enter() */
 asmlinkage void dune_vmx_exit(void);
 asmlinkage void dune_vmx_nmi(void);
 

@@ -47,17 +47,12 @@ SYM_DATA_LOCAL(dune_verw_sel, .word __KERNEL_DS)
  *
  * gpr: guest registers, loaded and saved.  host_rsp: what HOST_RSP holds, so that
  * it is written only when the stack moved.  0 after a VM exit, 1 when a VMX
- * instruction failed or VMX was off.  There is no VMRESUME: the VMCS is cleared
+ * instruction failed or VMX was off.  Keeps rbp and rsp only.  There is no VMRESUME: the VMCS is cleared
  * after each trip (vmx_window.c).
  */
 SYM_FUNC_START(dune_vmx_enter)
 	push	%rbp
 	mov	%rsp, %rbp
-	push	%r15
-	push	%r14
-	push	%r13
-	push	%r12
-	push	%rbx
 	push	%rdi
 
 	cmp	%rsp, (%rsi)
@@ -150,11 +145,6 @@ SYM_INNER_LABEL(dune_vmx_exit, SYM_L_GLOBAL)
 	CLEAR_BRANCH_HISTORY_VMEXIT
 
 	mov	%ebx, %eax
-	pop	%rbx
-	pop	%r12
-	pop	%r13
-	pop	%r14
-	pop	%r15
 	pop	%rbp
 	RET
 

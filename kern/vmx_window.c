@@ -30,46 +30,72 @@
 #include "vmx_msr.h"
 
 /*
- * A VM exit leaves the data selectors and the LDT null.  User code rarely has any
- * other, so whether there are some is asked first, and what they are only then.
+ * Host state that a trip would lose or that would act on the guest, and that is
+ * rarely there: so what it is, is asked only when there is any.
+ *
+ * A VM exit leaves the data selectors and the LDT null, DR7 and DEBUGCTL clear;
+ * PEBS would write its records through the guest's page tables.
  */
-static __always_inline bool have_selectors(void)
+static __always_inline bool have_special(void)
 {
-	u32 ds, es, fs, gs;
+	u32 ds, es, fs, gs, debugctl, high, pebs = 0;
 
 	asm("mov %%ds, %0" : "=r" (ds));
 	asm("mov %%es, %0" : "=r" (es));
 	asm("mov %%fs, %0" : "=r" (fs));
 	asm("mov %%gs, %0" : "=r" (gs));
-	return (ds | es | fs | gs) || current->mm->context.ldt;
+	asm volatile("rdmsr" : "=a" (debugctl), "=d" (high) : "c" (MSR_IA32_DEBUGCTLMSR));
+	if (static_cpu_has(X86_FEATURE_PEBS))
+		asm volatile("rdmsr" : "=a" (pebs), "=d" (high) : "c" (MSR_IA32_PEBS_ENABLE));
+	return (ds | es | fs | gs | debugctl | pebs) || current->mm->context.ldt ||
+	       hw_breakpoint_active();
 }
 
-static noinline void save_selectors(struct dune_selectors *s)
+static noinline void save_special(struct dune_special *s)
 {
 	savesegment(ds, s->ds);
 	savesegment(es, s->es);
 	savesegment(fs, s->fs);
 	savesegment(gs, s->gs);
 	asm("sldt %0" : "=rm" (s->ldt));
+	s->dr7 = 0;
+	if (hw_breakpoint_active())
+		get_debugreg(s->dr7, 7);
+	rdmsrl(MSR_IA32_DEBUGCTLMSR, s->debugctl);
+	s->pebs = 0;
+	if (boot_cpu_has(X86_FEATURE_PEBS)) {
+		rdmsrl(MSR_IA32_PEBS_ENABLE, s->pebs);
+		if (s->pebs)
+			wrmsrl(MSR_IA32_PEBS_ENABLE, 0);
+	}
 }
 
-static noinline void restore_selectors(const struct dune_selectors *s, u64 fs_base)
+static noinline void restore_special(const struct dune_special *s)
 {
+	if (s->pebs)
+		wrmsrl(MSR_IA32_PEBS_ENABLE, s->pebs);
+	if (s->dr7)
+		set_debugreg(s->dr7, 7);
+	if (s->debugctl)
+		wrmsrl(MSR_IA32_DEBUGCTLMSR, s->debugctl);
 	if (s->ldt)
 		asm volatile("lldt %0" : : "rm" (s->ldt));
 	loadsegment(ds, s->ds);
 	loadsegment(es, s->es);
+	/* Loading a selector loads a base too: the thread's has to follow. */
 	if (s->fs) {
-		/* Loading a selector loads a base too: the thread's has to follow. */
+		u64 base;
+
+		rdmsrl(MSR_FS_BASE, base);
 		loadsegment(fs, s->fs);
-		wrmsrl(MSR_FS_BASE, fs_base);
+		wrmsrl(MSR_FS_BASE, base);
 	}
 	if (s->gs) {
-		u64 user_gs;
+		u64 base;
 
-		rdmsrl(MSR_KERNEL_GS_BASE, user_gs);
+		rdmsrl(MSR_KERNEL_GS_BASE, base);
 		load_gs_index(s->gs);
-		wrmsrl(MSR_KERNEL_GS_BASE, user_gs);
+		wrmsrl(MSR_KERNEL_GS_BASE, base);
 	}
 }
 
@@ -177,8 +203,9 @@ static noinline int sync_cpu(struct dune_vcpu *vcpu, int cpu)
 	return dune_vmx_write_cpu(vcpu, cpu);
 }
 
-static noinline int flush_tlb(struct dune_vcpu *vcpu, u64 gen)
+static noinline int flush_tlb(struct dune_vcpu *vcpu, int cpu, u64 gen)
 {
+	vcpu->vmx.cpu = cpu;
 	vcpu->vmx.flush_gen = gen;
 	vcpu->stats.invepts++;
 	return dune_invept_single(vcpu->vm->eptp);
@@ -198,7 +225,7 @@ static __always_inline int sync_tlb(struct dune_vcpu *vcpu, int cpu, bool moved)
 	gen = READ_ONCE(vm->flush_gen);
 	if (likely(!moved && vcpu->vmx.flush_gen == gen))
 		return 0;
-	return flush_tlb(vcpu, gen);
+	return flush_tlb(vcpu, cpu, gen);
 }
 
 /* The exits that must not wait until interrupts are on. */
@@ -292,6 +319,21 @@ static __always_inline void guest_context_exit(void)
 	instrumentation_end();
 }
 
+/*
+ * dune_vmx_enter() keeps no register but rbp: whatever the compiler still needs it
+ * saves around this, once.
+ */
+static __always_inline int enter(u64 *gpr, u64 *host_rsp)
+{
+	int fail;
+
+	asm volatile("call dune_vmx_enter"
+		     : "=a" (fail), "+D" (gpr), "+S" (host_rsp), ASM_CALL_CONSTRAINT
+		     : : "rbx", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+			 "r15", "cc", "memory");
+	return fail;
+}
+
 /* From VM entry to VM exit: interrupts count as on, RCU does not watch. */
 static __always_inline int guest_trip(struct dune_vcpu *vcpu)
 {
@@ -299,7 +341,7 @@ static __always_inline int guest_trip(struct dune_vcpu *vcpu)
 
 	instrumentation_end();
 	guest_context_enter();
-	fail = dune_vmx_enter(vcpu->run->gpr, &vcpu->vmx.host_rsp);
+	fail = enter(vcpu->run->gpr, &vcpu->vmx.host_rsp);
 	if (likely(!fail)) {
 		vcpu->exit.reason = dune_vmread(VM_EXIT_REASON);
 		handle_urgent(vcpu, vcpu->exit.reason);
@@ -318,19 +360,13 @@ static noinline int entry_failed(struct dune_vcpu *vcpu)
 	return -EIO;
 }
 
-/*
- * With ours current: everything up to the exit and what it left in the VMCS.
- * Three things of the host must not act on the guest: hardware breakpoints (the
- * exit clears DR7), branch records and stepping (the exit clears DEBUGCTL), and
- * PEBS, which would write its records through the guest's page tables.
- */
+/* With ours current: everything up to the exit and what it left in the VMCS. */
 static __always_inline int run_current(struct dune_vcpu *vcpu, u64 cr4)
 {
 	struct dune_vmx *vmx = &vcpu->vmx;
 	int cpu = smp_processor_id();
 	bool moved = vmx->cpu != cpu;
-	u64 debugctl, dr7 = 0, pebs = 0;
-	bool selectors;
+	bool special;
 	u64 fs, gs;
 	int err;
 
@@ -348,17 +384,9 @@ static __always_inline int run_current(struct dune_vcpu *vcpu, u64 cr4)
 		return entry_failed(vcpu);
 	}
 
-	selectors = have_selectors();
-	if (unlikely(selectors))
-		save_selectors(&vmx->selectors);
-	if (unlikely(hw_breakpoint_active()))
-		get_debugreg(dr7, 7);
-	debugctl = native_read_msr(MSR_IA32_DEBUGCTLMSR);
-	if (static_cpu_has(X86_FEATURE_PEBS)) {
-		pebs = native_read_msr(MSR_IA32_PEBS_ENABLE);
-		if (unlikely(pebs))
-			native_wrmsrl(MSR_IA32_PEBS_ENABLE, 0);
-	}
+	special = have_special();
+	if (unlikely(special))
+		save_special(&vmx->special);
 	if (unlikely(dune_l1d_flush))
 		native_wrmsrl(MSR_IA32_FLUSH_CMD, L1D_FLUSH);
 
@@ -366,22 +394,15 @@ static __always_inline int run_current(struct dune_vcpu *vcpu, u64 cr4)
 	if (likely(!err))
 		err = guest_trip(vcpu);
 	cpumask_clear_cpu(cpu, &vcpu->vm->in_guest);
-	if (unlikely(pebs))
-		native_wrmsrl(MSR_IA32_PEBS_ENABLE, pebs);
-	if (unlikely(dr7))
-		set_debugreg(dr7, 7);
-	if (unlikely(debugctl))
-		native_wrmsrl(MSR_IA32_DEBUGCTLMSR, debugctl);
 	restore_host(vmx);
+	if (unlikely(special))
+		restore_special(&vmx->special);
 	if (unlikely(err))
 		return entry_failed(vcpu);
-	vmx->cpu = cpu;
 
 	/* The thread's bases: the guest may have changed them without an exit. */
 	fs = dune_vmread(GUEST_FS_BASE);
 	gs = dune_vmread(GUEST_GS_BASE);
-	if (unlikely(selectors))
-		restore_selectors(&vmx->selectors, fs);
 	if (unlikely(fs != vmx->fs_base || gs != vmx->gs_base)) {
 		write_user_fs_base(fs);
 		native_wrmsrl(MSR_KERNEL_GS_BASE, gs);
