@@ -288,11 +288,11 @@ static __always_inline void restore_host(struct dune_vmx *vmx)
 {
 	/* The exit leaves a GDT limit of 64 KiB: readable memory past the table. */
 	native_load_gdt(&vmx->host_gdt);
-	/* And a TSS limit without the I/O bitmap: reloaded when a task has one. */
-	if (unlikely(test_thread_flag(TIF_IO_BITMAP)))
-		refresh_tss_limit();
-	else
-		this_cpu_write(__tss_limit_invalid, true);
+	/*
+	 * And a TSS limit without the I/O bitmap.  A task that has one gets the limit
+	 * back on its way to user mode.
+	 */
+	this_cpu_write(__tss_limit_invalid, true);
 }
 
 /*
