@@ -4,7 +4,8 @@
 #
 #   libdune/*.cc, *.S           build/libdune.a, build/libdune.so
 #   apps/NAME/*.cc, *.S         build/NAME
-#   test/unit/*.cc              build/test/unit: Catch2, under ASan and UBSan, with kern's pure files
+#   test/unit/*.cc, *.c         build/test/unit: Catch2, under ASan and UBSan, with kern's pure files
+#   test/fuzz/NAME.cc           build/test/NAME: the same without Catch2; runs inputs of its own making
 #   test/guest/*.cc, *.S        build/test/guest: Catch2, runs in the machine
 #   test/guest/programs/*.cc    build/test/NAME: one program each, runs in the machine
 #   test/bench/*.cc             build/test/bench: runs in the machine
@@ -22,7 +23,9 @@ WARNINGS := -Wall -Wextra -Werror
 CPPFLAGS := -I. -MMD -MP
 CXXFLAGS := -std=c++20 $(WARNINGS) -O2 -g -fPIC
 CFLAGS := -std=gnu11 $(WARNINGS) -O2 -g -fPIC
-SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+# g++ 12 sees uninitialized variables in the standard library when it sanitizes.
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer \
+	-Wno-maybe-uninitialized
 
 unit.sources := kern/ept.c kern/slots.c
 -include $(wildcard libdune/flags.mk apps/*/flags.mk test/*/flags.mk)
@@ -77,12 +80,26 @@ BENCH := $(call objects,$(call sources,test/bench))
 $(if $(BENCH),$(eval $(call program,$(B)/test/bench,$(BENCH))))
 
 # unit tests: the sanitized objects come before the library, so they are taken
-UNIT := $(call sanitized,test/unit/*.cc $(unit.sources))
+UNIT := $(call sanitized,test/unit/*.cc test/unit/*.c $(unit.sources))
+UNIT_HELPERS := $(filter-out %_test.cc.o %/main.cc.o,$(UNIT))
 ifneq ($(wildcard test/unit/*.cc),)
 user: $(B)/test/unit
 $(B)/test/unit: $(UNIT) $(B)/libdune.a
 	@mkdir -p $(@D)
 	@echo "  LD  $@"; $(CXX) -g $(SANITIZE) -o $@ $^ $($@.libs) $(libdune.libs) -lCatch2WithMain -pthread
 endif
+
+FUZZERS := $(wildcard test/fuzz/*.cc)
+user: $(FUZZERS:test/fuzz/%.cc=$(B)/test/%)
+$(FUZZERS:test/fuzz/%.cc=$(B)/test/%): $(B)/test/%: $(B)/obj-san/test/fuzz/%.cc.o $(UNIT_HELPERS) $(B)/libdune.a
+	@mkdir -p $(@D)
+	@echo "  LD  $@"; $(CXX) -g $(SANITIZE) -o $@ $^ $($@.libs) $(libdune.libs) -pthread
+
+ifneq ($(wildcard libdune/dune.pc.in),)
+user: $(B)/dune.pc
+endif
+$(B)/dune.pc: libdune/dune.pc.in
+	@mkdir -p $(@D)
+	@sed 's|@prefix@|/usr/local|; s|@version@|0.1|' $< > $@
 
 -include $(shell find $(B)/obj $(B)/obj-san -name '*.d' 2>/dev/null)

@@ -7,6 +7,7 @@ import pathlib
 from .config import CPU_MODELS, Config
 from .image import kvm_modules
 from .kernel import SERIES, Kernel
+from .native import NativeSession, runs_natively
 from .paths import BUILD
 from .session import Session
 
@@ -39,6 +40,8 @@ def add_options(parser):
 
 def make_session(options, say):
     """From parsed options; `say` takes progress messages."""
+    if runs_natively(os.environ.get("DUNE_MACHINE", "emulated")):
+        return NativeSession(options.env)
     config = Config(cpus=options.cpus, model=options.model, megabytes=options.memory,
                     append=" ".join(options.append).split())
     config.check()

@@ -30,9 +30,16 @@ class Session:
         self.kernel_log = ""
         self.stray_splats = []  # kernel complaints while no job ran
         self._modules = modules
-        self._additions = additions
+        self.additions = list(additions)
         self.environment = list(environment)
         self._log_level = log_level
+
+    @property
+    def cpus(self):
+        return self.config.cpus
+
+    def describe(self):
+        return f"in an emulated machine: Linux {self.kernel.version}, {self.cpus} x {self.config.model}"
 
     def run(self, jobs, listener):
         """Gives each job its outcome.  After a panic or a hang the rest runs in a fresh boot."""
@@ -77,7 +84,7 @@ class Session:
     def _write_image(self, directory, jobs, job_lines):
         modules = [(name, self._stripped(directory, path)) for name, path, _ in self._modules]
         files = image.base_files(modules)
-        for addition in self._additions:
+        for addition in self.additions:
             _add(files, addition)
         for job in jobs:
             _add_job(files, job)
@@ -113,7 +120,7 @@ class Session:
     def _locate(self, boot, rips):
         """" at CPU 0: function+0x12; CPU 1: ..." for the end of a message."""
         files = {name.replace("-", "_"): path for name, path, _ in self._modules}
-        for addition in self._additions:
+        for addition in self.additions:
             path = pathlib.Path(addition.partition(":")[0])
             if path.suffix == ".ko":
                 files[path.stem.replace("-", "_")] = path

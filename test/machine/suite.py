@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which tests run in the machine: each case of the Catch2 program, each program, each listed command."""
+
+import re
+import shlex
+import subprocess
+
+from host.paths import BUILD, TOP
+
+_GUEST = TOP / "test" / "guest"
+
+
+def write_list(file):
+    """Writes a list for `run --list`; returns the number of tests.
+
+    Tags of a Catch2 case: [120s] is its time limit, [smp] means two CPUs.
+    """
+    lines = _catch_cases() + [str(BUILD / "test" / source.stem) for source in sorted((_GUEST / "programs").glob("*.cc"))]
+    commands = _GUEST / "commands.list"
+    if commands.exists():
+        lines += commands.read_text(encoding="utf-8").splitlines()
+    file.write("\n".join(lines) + "\n")
+    file.flush()
+    return sum(bool(line.strip()) and not line.startswith(("#", "@")) for line in lines)
+
+
+def _catch_cases():
+    program = BUILD / "test" / "guest"
+    if not program.is_file():
+        return []
+    smp = set(_names(program, "[smp]"))
+    limits = {}
+    tags = subprocess.run([program, "--list-tags"], capture_output=True, text=True, check=False).stdout
+    for seconds in re.findall(r"\[(\d+)s\]", tags):
+        limits.update((name, seconds) for name in _names(program, f"[{seconds}s]"))
+    lines = []
+    for name in _names(program):
+        words = [f"{name}:"]
+        if name in limits:
+            words.append(f"timeout={limits[name]}")
+        if name in smp:
+            words.append("cpus=2")
+        words += [str(program), "--warn", "NoTests", re.sub(r"([\\,\[\]*])", r"\\\1", name)]
+        lines.append(shlex.join(words))
+    return lines
+
+
+def _names(program, *tags):
+    done = subprocess.run([program, "--list-test-names-only", *tags], capture_output=True, text=True, check=False)
+    return [line for line in done.stdout.splitlines() if line.strip()]
