@@ -39,32 +39,28 @@ uint32_t ask_xsave_bytes() {
   return b;  // for what XCR0 has now
 }
 
+bool missing(int err) { return err == ENOENT || err == ENXIO || err == ENODEV; }
+
+constexpr Error kNoVmx = {ENODEV, "this CPU shows no VT-x: enable it in the firmware, or nested "
+                                  "virtualization in the hypervisor"};
+
 Error dune_device_error(int err) {
-  switch (err) {
-    case ENOENT:
-    case ENXIO:
-    case ENODEV:
-      return {err, "/dev/dune is missing: load the module (insmod dune.ko, as root)"};
-    case EACCES:
-    case EPERM:
-      return {err, "no permission for /dev/dune: ask the administrator for read and write access"};
+  if (missing(err)) {
+    if (!cpu_has_vmx()) return kNoVmx;
+    return {err, "/dev/dune is missing: load the module (insmod dune.ko, as root)"};
   }
+  if (err == EACCES || err == EPERM)
+    return {err, "no permission for /dev/dune: ask the administrator for read and write access"};
   return {err, "cannot open /dev/dune"};
 }
 
 Error kvm_device_error(int err) {
-  switch (err) {
-    case ENOENT:
-    case ENXIO:
-    case ENODEV:
-      if (!cpu_has_vmx())
-        return {ENODEV, "this CPU shows no VT-x: enable it in the firmware, or nested "
-                        "virtualization in the hypervisor"};
-      return {ENODEV, "/dev/kvm is missing: load kvm_intel (modprobe kvm_intel, as root)"};
-    case EACCES:
-    case EPERM:
-      return {err, "no permission for /dev/kvm: join its group (usually kvm)"};
+  if (missing(err)) {
+    if (!cpu_has_vmx()) return kNoVmx;
+    return {err, "/dev/kvm is missing: load kvm_intel (modprobe kvm_intel, as root)"};
   }
+  if (err == EACCES || err == EPERM)
+    return {err, "no permission for /dev/kvm: join its group (usually kvm)"};
   return {err, "cannot open /dev/kvm"};
 }
 
