@@ -9,9 +9,14 @@
 #define LIBDUNE_ADDRESS_H
 
 #include <compare>
+#include <concepts>
 #include <cstdint>
 
 namespace dune {
+
+struct GuestVirtual;
+struct GuestPhysical;
+struct HostVirtual;
 
 template <class Space>
 struct Address {
@@ -19,7 +24,10 @@ struct Address {
 
   constexpr Address() = default;
   constexpr explicit Address(uint64_t v) : value(v) {}
-  explicit Address(const volatile void* p) : value(reinterpret_cast<uint64_t>(p)) {}
+  // Pointers are virtual addresses.
+  explicit Address(const volatile void* p)
+    requires(!std::same_as<Space, GuestPhysical>)
+      : value(reinterpret_cast<uint64_t>(p)) {}
 
   constexpr auto operator<=>(const Address&) const = default;
   constexpr Address operator+(uint64_t n) const { return Address(value + n); }
@@ -29,9 +37,9 @@ struct Address {
   constexpr Address align_down(uint64_t size) const { return Address(value & ~(size - 1)); }
 };
 
-using Gva = Address<struct GuestVirtual>;   // what guest code uses
-using Gpa = Address<struct GuestPhysical>;  // what guest page tables hold
-using Hva = Address<struct HostVirtual>;    // what Linux and the host side use
+using Gva = Address<GuestVirtual>;   // what guest code uses
+using Gpa = Address<GuestPhysical>;  // what guest page tables hold
+using Hva = Address<HostVirtual>;    // what Linux and the host side use
 
 }  // namespace dune
 
