@@ -2,9 +2,12 @@
 // Fuzzes kern/ept.c: an input is a sequence of 16-byte steps (see apply_step()), each
 // checked against the model.
 //
-//	clang++ -fsanitize=fuzzer,...:	coverage-guided, libFuzzer's own main
-//	g++:				ept_fuzz [N [SEED]] runs N random inputs;
-//					ept_fuzz FILE... runs these inputs
+//	ept_fuzz [N [SEED]]	runs N random inputs
+//	ept_fuzz FILE...	runs these inputs
+//
+// Guided by coverage, with libFuzzer's own main():
+//	clang -fsanitize=fuzzer-no-link,address,undefined -c kern/ept.c
+//	clang++ -std=c++20 -fsanitize=fuzzer,address,undefined (this file) test/unit/alloc.cc ept.o
 #include "../unit/ept_oracle.h"
 
 #include <cstdio>

@@ -99,6 +99,15 @@ public:
 		}
 	}
 
+	// The 4 KiB leaf entry itself, which must be there.
+	u64 &leaf_entry(Gpa gpa) const
+	{
+		u64 table = root_;
+		for (int level = DUNE_EPT_ROOT_LEVEL; level > 1; level--)
+			table = entry_at(table, gpa, level) & DUNE_EPT_ADDR_MASK;
+		return entry_at(table, gpa, 1);
+	}
+
 	// Every leaf and every table, by reading every entry.  For quiet times: unlike
 	// walk() it asks whether each table is alive.
 	struct Contents {
@@ -118,6 +127,11 @@ private:
 	static u64 *entries(u64 table_pa)
 	{
 		return reinterpret_cast<u64 *>(table_pa);
+	}
+
+	static u64 &entry_at(u64 table_pa, Gpa gpa, int level)
+	{
+		return entries(table_pa)[gpa.value / span(level) % table_entries];
 	}
 
 	static bool is_leaf(u64 entry, int level)
@@ -164,8 +178,7 @@ private:
 		u64 prot = present_mask;
 
 		for (int level = DUNE_EPT_ROOT_LEVEL;; level--) {
-			u64 &slot = entries(table)[gpa.value / span(level) % table_entries];
-			std::atomic_ref<u64> atomic(slot);
+			std::atomic_ref<u64> atomic(entry_at(table, gpa, level));
 			u64 entry = atomic.load(std::memory_order_acquire);
 			if (!(entry & present_mask))
 				return {true, std::nullopt};

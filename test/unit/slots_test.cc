@@ -348,3 +348,35 @@ TEST_CASE("look-ups may run beside assign", "[slots][threads]")
 		reader.join();
 	CHECK(wrong == 0);
 }
+
+// As above, at the worst moment: the reader waits for the very slot that is being
+// assigned.  Were the way there stored before the way back, it would see that.
+TEST_CASE("a slot that can be found leads back at once", "[slots][threads]")
+{
+	Slots slots(48);
+	constexpr u64 rounds = 60000;
+	std::atomic<u64> seen{0};
+	u64 wrong = 0;
+
+	std::thread reader([&] {
+		for (u64 n = 0; n < rounds; n++) {
+			u64 gpa, back;
+			for (unsigned tries = 1; dune_slots_va_to_gpa(&slots, n * GiB, &gpa); tries++)
+				if (tries % 256 == 0)
+					std::this_thread::yield();
+			wrong += dune_slots_gpa_to_va(&slots, gpa, &back) != 0 || back != n * GiB;
+			seen = n + 1;
+		}
+	});
+	for (u64 n = 0; n < rounds; n++) {
+		for (unsigned tries = 1; seen < n; tries++)
+			if (tries % 256 == 0)
+				std::this_thread::yield();
+		// Not in step with the reader's loop.
+		for (u64 pause = 0; pause < n % 32; pause++)
+			seen.load();
+		slots.assign(n * GiB);
+	}
+	reader.join();
+	CHECK(wrong == 0);
+}
