@@ -203,13 +203,13 @@ struct dune_run {
 	__u32 exit_reason;		/* out: DUNE_EXIT_* */
 	union {
 		__u64 nr;		/* HYPERCALL */
-		struct {
+		struct dune_fault {
 			__u64 va;
 			__u64 gpa;
 			__u32 access;	/* DUNE_ACCESS_* */
 			__u32 flags;	/* DUNE_FAULT_* */
 		} fault;
-		struct {
+		struct dune_fatal {
 			__u32 reason;	/* hardware exit reason, bit 31: entry failure */
 			__u32 error;	/* VM-instruction error, if the entry itself failed */
 			__u64 qualification;

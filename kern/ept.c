@@ -212,6 +212,27 @@ bool dune_ept_map(struct dune_ept *ept, struct dune_ept_cache *cache, u64 gpa, u
 	return ((old ^ new) & DUNE_EPT_ADDR_MASK) || (old & ~new & DUNE_EPT_PROT);
 }
 
+bool dune_ept_fill(struct dune_ept *ept, u64 gpa, u64 pa, u64 prot)
+{
+	u64 *table = ept->root;
+	u64 *slot;
+	int l;
+
+	for (l = DUNE_EPT_ROOT_LEVEL; l > 1; l--) {
+		u64 entry = READ_ONCE(table[entry_index(gpa, l)]);
+
+		if (!entry || is_leaf(entry, l))
+			return false;
+		table = entry_table(entry);
+	}
+	slot = &table[entry_index(gpa, 1)];
+	if (READ_ONCE(*slot))
+		return false;
+	WRITE_ONCE(*slot, pa | prot | DUNE_EPT_MEMTYPE_WB | DUNE_EPT_IPAT);
+	ept->nr_leaves[1]++;
+	return true;
+}
+
 /* As zap_table(); stops at the first accessed leaf when there is nothing to clear. */
 static bool test_young_table(u64 *table, int level, u64 base, u64 start, u64 end, bool clear)
 {

@@ -73,6 +73,12 @@ bool dune_ept_map(struct dune_ept *ept, struct dune_ept_cache *cache, u64 gpa, u
 		  int level, u64 prot, struct dune_ept_freelist *freed);
 
 /*
+ * Installs a 4 KiB leaf if gpa has none and its table is there already.  Needs no
+ * invalidation: what is absent is not cached.  True if it did.
+ */
+bool dune_ept_fill(struct dune_ept *ept, u64 gpa, u64 pa, u64 prot);
+
+/*
  * Removes every leaf that overlaps [start, end), whole leaves only; tables whose
  * range lies inside [start, end) go to *freed, to be freed by
  * dune_ept_free_tables() after the invalidation.  The cost follows what is

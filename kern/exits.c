@@ -318,7 +318,7 @@ static enum dune_step slow_ept(struct dune_vcpu *vcpu)
 {
 	u64 q = vcpu->exit.qualification;
 	u32 access = access_of(q);
-	int ret = dune_mmu_fault(vcpu->vm, &vcpu->stats, vcpu->exit.gpa, access);
+	int ret = dune_mmu_fault(vcpu, vcpu->exit.gpa, access);
 
 	trace_dune_ept_fault(vcpu, access, ret);
 	if (!ret)

@@ -25,15 +25,18 @@
 #include <asm/vmx.h>
 
 #include "trace.h"
-#include "vmx.h"
-#include "vm.h"
+#include "vcpu.h"
 
 /* What Linux has for one address. */
 struct host_leaf {
 	u64 pa;		/* of the page that holds the address, of the leaf's size */
 	int level;	/* 1: 4 KiB, 2: 2 MiB, 3: 1 GiB */
 	bool write, exec;
+	const pte_t *ptes;	/* level 1: the table of 512 that the entry is in */
 };
+
+/* Pages installed by one fault where Linux has them already. */
+#define AROUND_PAGES 16
 
 /* Cache attributes other than write-back: device memory, not for a guest. */
 static bool is_write_back(u64 flags, u64 pat_bit)
@@ -90,7 +93,8 @@ static bool walk_host(struct mm_struct *mm, unsigned long va, struct host_leaf *
 		leaf_fill(leaf, pmd_val(pmd), 2, va);
 		return leaf_usable(pmd_val(pmd), _PAGE_PAT_LARGE);
 	}
-	pte = READ_ONCE(*pte_offset_kernel(&pmd, va));
+	leaf->ptes = pte_offset_kernel(&pmd, va & PMD_MASK);
+	pte = READ_ONCE(leaf->ptes[pte_index(va)]);
 	leaf_fill(leaf, pte_val(pte), 1, va);
 	return leaf_usable(pte_val(pte), _PAGE_PAT);
 }
@@ -130,20 +134,54 @@ static bool being_invalidated(const struct dune_vm *vm, unsigned long va)
 	return vm->invalidating && va >= vm->inv_start && va < vm->inv_end;
 }
 
+static u64 leaf_prot(const struct host_leaf *leaf)
+{
+	return DUNE_EPT_READ | (leaf->write ? DUNE_EPT_WRITE : 0) |
+	       (leaf->exec ? DUNE_EPT_EXEC : 0);
+}
+
+/*
+ * Copies the neighbours of a 4 KiB entry too: they cost a few instructions here
+ * and a VM exit each later.  Only what is present and needs no fault by Linux.
+ * Under mmu_lock, irqs off.
+ */
+static void map_around(struct dune_vm *vm, struct dune_stats *stats, u64 gpa, unsigned long va,
+		       const pte_t *ptes)
+{
+	unsigned long first = va & ~(AROUND_PAGES * PAGE_SIZE - 1);
+	int i;
+
+	if (vm->invalidating && first < vm->inv_end &&
+	    first + AROUND_PAGES * PAGE_SIZE > vm->inv_start)
+		return;
+	gpa -= va - first;
+	for (i = 0; i < AROUND_PAGES; i++) {
+		u64 entry = pte_val(READ_ONCE(ptes[pte_index(first) + i]));
+		struct host_leaf leaf;
+
+		if (!leaf_usable(entry, _PAGE_PAT))
+			continue;
+		leaf_fill(&leaf, entry, 1, first + i * PAGE_SIZE);
+		if (is_memory(leaf.pa) &&
+		    dune_ept_fill(&vm->ept, gpa + i * PAGE_SIZE, leaf.pa, leaf_prot(&leaf)))
+			stats->ept_maps[0]++;
+	}
+}
+
 /* Makes CPUs that are in the guest leave it.  Not under mmu_lock. */
 static void kick(struct dune_vm *vm);
 
 enum map_result { MAP_DONE, MAP_NEED_TOUCH, MAP_NO_EXEC, MAP_NO_MEMORY, MAP_RETRY };
 
-static enum map_result try_map(struct dune_vm *vm, struct dune_stats *stats,
-			       struct dune_ept_cache *cache, u64 gpa, unsigned long va, u32 access)
+static enum map_result try_map(struct dune_vcpu *vcpu, u64 gpa, unsigned long va, u32 access,
+			       bool around)
 {
+	struct dune_vm *vm = vcpu->vm;
 	struct dune_ept_freelist freed = {};
-	struct host_leaf leaf;
+	struct host_leaf leaf = {};
 	enum map_result result = MAP_DONE;
 	unsigned long flags;
 	bool flush = false;
-	u64 prot;
 
 	spin_lock_irqsave(&vm->mmu_lock, flags);
 	if (being_invalidated(vm, va)) {
@@ -158,13 +196,14 @@ static enum map_result try_map(struct dune_vm *vm, struct dune_stats *stats,
 		result = MAP_NO_EXEC;
 	} else {
 		fit_level(&leaf, va, access);
-		prot = DUNE_EPT_READ | (leaf.write ? DUNE_EPT_WRITE : 0) |
-		       (leaf.exec ? DUNE_EPT_EXEC : 0);
-		flush = dune_ept_map(&vm->ept, cache, gpa & ~(dune_ept_level_size(leaf.level) - 1),
-				     leaf.pa, leaf.level, prot, &freed);
+		flush = dune_ept_map(&vm->ept, &vcpu->ept_cache,
+				     gpa & ~(dune_ept_level_size(leaf.level) - 1), leaf.pa,
+				     leaf.level, leaf_prot(&leaf), &freed);
 		if (flush)
 			WRITE_ONCE(vm->flush_gen, vm->flush_gen + 1);
-		stats->ept_maps[leaf.level - 1]++;
+		vcpu->stats.ept_maps[leaf.level - 1]++;
+		if (around && leaf.ptes)
+			map_around(vm, &vcpu->stats, gpa & PAGE_MASK, va & PAGE_MASK, leaf.ptes);
 	}
 	spin_unlock_irqrestore(&vm->mmu_lock, flags);
 
@@ -199,45 +238,43 @@ fault:
 	return -EFAULT;
 }
 
-int dune_mmu_fault(struct dune_vm *vm, struct dune_stats *stats, u64 gpa, u32 access)
+int dune_mmu_fault(struct dune_vcpu *vcpu, u64 gpa, u32 access)
 {
-	struct dune_ept_cache cache = {};
+	struct dune_vm *vm = vcpu->vm;
 	bool touched = false;
 	int ret, tries;
 	u64 va;
 
 	if (dune_slots_gpa_to_va(&vm->slots, gpa, &va))
 		return -EFAULT;
-	ret = dune_ept_cache_fill(&cache);
+	ret = dune_ept_cache_fill(&vcpu->ept_cache);
 	if (ret)
-		goto out;
+		return ret;
 
 	/*
 	 * Bounded: after that many races the guest simply faults again, and RUN sees
 	 * signals in between.
 	 */
 	for (tries = 0; tries < 32; tries++) {
-		switch (try_map(vm, stats, &cache, gpa, va, access)) {
+		/* A page that had to be touched is new, and so are its neighbours. */
+		switch (try_map(vcpu, gpa, va, access, !touched)) {
 		case MAP_DONE:
-			goto out;
+			return 0;
 		case MAP_RETRY:
 			cond_resched();
 			continue;
 		case MAP_NO_MEMORY:
-			ret = -EFAULT;
-			goto out;
+			return -EFAULT;
 		case MAP_NO_EXEC:
-			if (touched) {
-				ret = -EFAULT;
-				goto out;
-			}
+			if (touched)
+				return -EFAULT;
 			break;
 		case MAP_NEED_TOUCH:
 			break;
 		}
 		ret = touch(va, access & DUNE_ACCESS_WRITE);
 		if (ret)
-			goto out;
+			return ret;
 		touched = true;
 	}
 	/*
@@ -253,8 +290,6 @@ int dune_mmu_fault(struct dune_vm *vm, struct dune_stats *stats, u64 gpa, u32 ac
 			ret = -EFAULT;
 		spin_unlock_irqrestore(&vm->mmu_lock, flags);
 	}
-out:
-	dune_ept_cache_drain(&cache);
 	return ret;
 }
 
@@ -300,10 +335,10 @@ static void zap_range(struct zap_context *c, unsigned long start, unsigned long 
 	struct dune_vm *vm = c->vm;
 
 	dune_slots_for_each(&vm->slots, start, end, zap_part, c);
-	if (c->zapped) {
-		vm->ept_zaps += c->zapped;
+	vm->ept_zaps += c->zapped;
+	/* CPUs cache pointers to empty tables too. */
+	if (c->zapped || c->freed.head)
 		WRITE_ONCE(vm->flush_gen, vm->flush_gen + 1);
-	}
 }
 
 /* The range is about to change: no CPU uses it in the guest when this returns. */

@@ -222,6 +222,7 @@ static void vcpu_free(struct work_struct *work)
 
 	dune_vm_retire_stats(vm, vcpu);
 	dune_vmx_vcpu_destroy(vcpu);
+	dune_ept_cache_drain(&vcpu->ept_cache);
 	free_page((unsigned long)vcpu->run);
 	kfree(vcpu);
 	dune_vm_put(vm);

@@ -65,6 +65,7 @@ struct dune_vcpu {
 	bool fast;
 	u64 syscall_ip, resume_ip;
 
+	struct dune_ept_cache ept_cache;
 	struct dune_stats stats;	/* written by the owner only */
 	struct list_head in_vm;		/* vm->vcpus */
 	struct rcu_work free_work;

@@ -16,6 +16,8 @@
 #include "ept.h"
 #include "slots.h"
 
+struct dune_vcpu;
+
 struct dune_vm {
 	struct kref ref;		/* the VM fd and every VCPU hold one */
 	struct mm_struct *mm;		/* compared with current->mm; mm_count held */
@@ -60,7 +62,6 @@ int dune_vm_slot(struct dune_vm *vm, u64 va, u64 *gpa);
 
 /* Sums the counters of all VCPUs, alive and gone. */
 void dune_vm_stats(struct dune_vm *vm, struct dune_stats *stats);
-struct dune_vcpu;
 /* Takes the VCPU off the list and keeps its counters. */
 void dune_vm_retire_stats(struct dune_vm *vm, struct dune_vcpu *vcpu);
 long dune_stats_to_user(struct dune_stats *stats, void __user *arg);
@@ -73,7 +74,7 @@ void dune_mmu_stop(struct dune_vm *vm);		/* no callback runs after this */
  * the owner.  Process context, current->mm == vm->mm.  0: try the access again;
  * -EFAULT: Linux refuses it or cannot give it to a guest; -ENOMEM.
  */
-int dune_mmu_fault(struct dune_vm *vm, struct dune_stats *stats, u64 gpa, u32 access);
+int dune_mmu_fault(struct dune_vcpu *vcpu, u64 gpa, u32 access);
 
 /* kvm_ref.c: a reference to the file behind fd if that is a KVM VM, else ERR_PTR. */
 struct file *dune_kvm_file(int fd);
