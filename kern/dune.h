@@ -188,6 +188,20 @@ enum dune_gpr {
 #define DUNE_SET_RSP		2
 #define DUNE_SET_RFLAGS		4
 
+struct dune_fault {
+	__u64 va;
+	__u64 gpa;
+	__u32 access;		/* DUNE_ACCESS_* */
+	__u32 flags;		/* DUNE_FAULT_* */
+};
+
+struct dune_fatal {
+	__u32 reason;		/* hardware exit reason, bit 31: entry failure */
+	__u32 error;		/* VM-instruction error, if the entry itself failed */
+	__u64 qualification;
+	__u64 info;		/* interruption information */
+};
+
 /*
  * One page, mapped by both sides.  The kernel reads it once per RUN and trusts
  * nothing in it.  FS and GS bases and the vector state are not here: they are the
@@ -203,18 +217,8 @@ struct dune_run {
 	__u32 exit_reason;		/* out: DUNE_EXIT_* */
 	union {
 		__u64 nr;		/* HYPERCALL */
-		struct dune_fault {
-			__u64 va;
-			__u64 gpa;
-			__u32 access;	/* DUNE_ACCESS_* */
-			__u32 flags;	/* DUNE_FAULT_* */
-		} fault;
-		struct dune_fatal {
-			__u32 reason;	/* hardware exit reason, bit 31: entry failure */
-			__u32 error;	/* VM-instruction error, if the entry itself failed */
-			__u64 qualification;
-			__u64 info;	/* interruption information */
-		} fatal;
+		struct dune_fault fault;	/* FAULT */
+		struct dune_fatal fatal;	/* FATAL */
 		__u64 pad[8];
 	};
 	__u64 reserved[32];
