@@ -34,6 +34,7 @@ class Boot:
         self._channel = Channel()
         self._done = []         # (job, kind, number, nanoseconds) waiting for the kernel log to catch up
         self._complete = False  # PID 1 said that all is over
+        self._hung = False      # the debugger has it
         self._life = 0.0        # time of the last sign of life
         self._started = False   # PID 1 has spoken
         self.log = KernelLog()
@@ -50,6 +51,8 @@ class Boot:
                 self._read_log(bochs)
                 for letter, payload in self._channel.feed(data or b""):
                     self._take(letter, payload, bochs)
+                if self._hung:
+                    return None
                 self._settle(final=False)
                 if data is None:
                     break
@@ -109,8 +112,7 @@ class Boot:
     def _end_job(self, words, bochs):
         job, kind, number, nanoseconds = self.running, words[1], int(words[2]), int(words[3])
         if kind == "stuck":
-            self._hang(bochs, "cannot be killed")
-            bochs.kill()
+            self._hang(bochs, "the program cannot be killed")
             return
         self.running = None
         self._done.append((job, kind, number, nanoseconds))
@@ -132,6 +134,7 @@ class Boot:
         return f"kernel panic: {line or 'no reason given'}"
 
     def _hang(self, bochs, what):
+        self._hung = True
         self.debugger_text = bochs.interrupt(self._config.cpus)
         if self.log.panicked:
             return self._end_badly("panic", self._panic_reason())

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the machine boots from: a CD with isolinux, the kernel and an initramfs."""
+"""What the machine boots from: a CD with isolinux, the kernel and an initramfs.
+
+All files are in the initramfs: 50 MB of them cost 3 s more at boot, the drivers
+for a disk 1.4 s always.
+"""
 
 import os
 import pathlib
@@ -7,9 +11,10 @@ import shutil
 from urllib.parse import quote
 
 from .fileset import FileSet
-from .kernel import KVM_MODULES, run
+from .kernel import KVM_MODULES
 from .paths import BUILD, MACHINE, locked
 from .problem import Problem
+from .tool import run
 
 _ISOLINUX = pathlib.Path("/usr/lib/ISOLINUX/isolinux.bin")
 _LDLINUX = pathlib.Path("/usr/lib/syslinux/modules/bios/ldlinux.c32")

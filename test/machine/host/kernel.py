@@ -9,6 +9,7 @@ import subprocess
 
 from .paths import BUILD, locked
 from .problem import Problem
+from .tool import last_line, run
 
 SERIES = ("6.1", "6.12")
 # In the order of loading.
@@ -48,7 +49,7 @@ class Kernel:
             data = found.read_bytes()
             temporary = stripped.with_suffix(f".{os.getpid()}")
             temporary.write_bytes(lzma.decompress(data) if found.suffix == ".xz" else data)
-            subprocess.run(["strip", "--strip-debug", temporary], check=True)
+            run(["strip", "--strip-debug", temporary], "cannot strip a module")
             temporary.rename(stripped)
         return stripped
 
@@ -126,21 +127,5 @@ def apt_download(packages, directory):
     command = ["apt-get", "-q", "download", *packages]
     if os.geteuid() == 0:
         command[1:1] = ["-o", "APT::Sandbox::User=root"]
-    run(command, "cannot download the kernel packages (is the package network there? try `apt-get update`)",
+    run(command, "cannot download the kernel packages (is the package network there? is `apt-get update` due?)",
         cwd=directory)
-
-
-def run(command, what, **options):
-    """Runs a tool; a failure becomes one line that ends with the tool's own last word."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
-    except FileNotFoundError:
-        raise Problem(f"{command[0]} is not installed: run `make packages`") from None
-    if done.returncode != 0:
-        raise Problem(f"{what}: {last_line(done.stderr or done.stdout)}")
-    return done.stdout
-
-
-def last_line(text):
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "no reason given"

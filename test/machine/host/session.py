@@ -4,16 +4,15 @@
 import os
 import pathlib
 import shutil
-import subprocess
 import tempfile
 
 from . import image
 from .boot import Boot, EarlyEnd
 from .job import Job
-from .kernel import last_line
 from .paths import BUILD, locked
 from .problem import Problem
 from .symbols import Symbols
+from .tool import run
 
 _GUEST_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 _TOOLS = "/machine/tools"
@@ -111,10 +110,7 @@ class Session:
         if path.parent.name == "stripped":
             return path
         stripped = directory / path.name
-        done = subprocess.run(["strip", "--strip-debug", "-o", stripped, path], capture_output=True, text=True,
-                              check=False)
-        if done.returncode != 0:
-            raise Problem(f"strip: {last_line(done.stderr)}")
+        run(["strip", "--strip-debug", "-o", stripped, path], "cannot strip a module")
         return stripped
 
     def _locate(self, boot, rips):
