@@ -73,17 +73,18 @@ class Kernel:
             for package in download.glob("*.deb"):
                 run(["dpkg-deb", "-x", package, self.root], "cannot unpack a kernel package")
             shutil.rmtree(download)
-            self._make_relocatable(version)
+            self._include_relatively(version)
         except BaseException:
             shutil.rmtree(self.root, ignore_errors=True)
             raise
         (self.root / "version").write_text(version + "\n", encoding="ascii")
 
-    def _make_relocatable(self, version):
-        """The headers' Makefile includes the common one by an absolute name."""
+    def _include_relatively(self, version):
+        """The headers' Makefile includes the common one from /usr/src."""
         makefile = self.root / "usr" / "src" / f"linux-headers-{version}" / "Makefile"
         text = makefile.read_text(encoding="ascii")
-        makefile.write_text(text.replace("include /usr/src/", f"include {self.root}/usr/src/"), encoding="ascii")
+        here = "$(dir $(lastword $(MAKEFILE_LIST)))"
+        makefile.write_text(text.replace("include /usr/src/", f"include {here}../"), encoding="ascii")
 
 
 def choose_packages(series):
