@@ -13,12 +13,12 @@ class Archive:
         self._file = file
         self._inode = 0
 
-    def add(self, name, mode, data=b"", device=(0, 0)):
+    def add(self, name, mode, data=b"", device=(0, 0), mtime=0):
         """`name` without a leading slash; `mode` with its file type bits."""
         self._inode += 1
         encoded = name.encode() + b"\0"
         links = 2 if stat.S_ISDIR(mode) else 1
-        header = _HEADER % (self._inode, mode, 0, 0, links, 0, len(data), 0, 0, *device, len(encoded), 0)
+        header = _HEADER % (self._inode, mode, 0, 0, links, mtime, len(data), 0, 0, *device, len(encoded), 0)
         self._write_padded(header.encode() + encoded)
         self._write_padded(data)
 

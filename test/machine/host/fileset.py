@@ -11,6 +11,7 @@ from .cpio import Archive
 from .problem import Problem
 
 _ELF_PROGRAM_OR_LIBRARY = (2, 3)  # e_type ET_EXEC, ET_DYN
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SKIPPED_DIRECTORIES = {".git"}
 
 
@@ -62,8 +63,8 @@ class FileSet:
             raise Problem(f"neither a file nor a directory: {path}")
 
     def add_program(self, word, name=None):
-        """A program by path or by name in PATH; returns its name in the machine, None when there is none."""
-        path = shutil.which(word)
+        """A program by path or by name; returns its name in the machine, None when there is none."""
+        path = find_program(word)
         if path is None:
             return None
         self.add(path, name)
@@ -89,7 +90,9 @@ class FileSet:
         for name, (mode, data) in self._data.items():
             archive.add(name.lstrip("/"), mode, data)
         for name, path in self._files.items():
-            archive.add(name.lstrip("/"), os.stat(path).st_mode, pathlib.Path(path).read_bytes())
+            status = os.stat(path)  # Python compares the time of a source with its byte code
+            archive.add(name.lstrip("/"), status.st_mode, pathlib.Path(path).read_bytes(),
+                        mtime=int(status.st_mtime))
         archive.add("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
         archive.finish()
 
@@ -148,6 +151,11 @@ class FileSet:
         while parent not in ("/", "") and parent not in self._directories:
             self._directories.add(parent)
             parent = os.path.dirname(parent)
+
+
+def find_program(word):
+    """The system's own before others of the same name in the user's PATH: those may be shims."""
+    return shutil.which(word, path=SYSTEM_PATH) or shutil.which(word)
 
 
 def _canonical(path):

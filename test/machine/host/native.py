@@ -38,6 +38,8 @@ def _vtx_is_here():
 class NativeSession:
     """Time limits are wall seconds here."""
 
+    seconds = "s"
+
     def __init__(self, environment=()):
         self.stray_splats = []
         self.additions = []  # everything is here already
@@ -53,7 +55,6 @@ class NativeSession:
         return f"natively on Linux {os.uname().release}"
 
     def run(self, jobs, listener):
-        listener.ready()
         for job in jobs:
             if not job.kind:
                 self._run(job, listener)

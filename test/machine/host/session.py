@@ -3,18 +3,17 @@
 
 import os
 import pathlib
-import shutil
 import tempfile
 
 from . import image
 from .boot import Boot, EarlyEnd
+from .fileset import SYSTEM_PATH, find_program
 from .job import Job
 from .paths import BUILD, locked
 from .problem import Problem
 from .symbols import Symbols
 from .tool import run
 
-_GUEST_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 _TOOLS = "/machine/tools"
 _EARLY_ENDS_FORGIVEN = 2  # Bochs lost a race for a network port, say
 _LARGEST_ARGUMENT_FILE = 64 << 20  # bytes
@@ -22,6 +21,8 @@ _LARGEST_ARGUMENT_FILE = 64 << 20  # bytes
 
 class Session:
     """`modules`: [(name, file, parameters or None for "take along, do not load")]."""
+
+    seconds = "s of guest time"
 
     def __init__(self, kernel, config, modules, additions=(), environment=(), log_level=7):
         self.kernel = kernel
@@ -89,7 +90,7 @@ class Session:
             _add_job(files, job)
         image.finish_files(files)
         plan = image.plan_line("hostname", "dune") + image.plan_line("loglevel", self._log_level)
-        for setting in (f"PATH={':'.join(_GUEST_PATH)}:{_TOOLS}", "HOME=/root", "USER=root", "LANG=C.UTF-8",
+        for setting in (f"PATH={SYSTEM_PATH}:{_TOOLS}", "HOME=/root", "USER=root", "LANG=C.UTF-8",
                         *self.environment):
             plan += image.plan_line("env", setting)
         for name, _, parameters in self._modules:
@@ -195,7 +196,7 @@ def _add_word(files, directory, word, program):
 
 def _guest_argv(argv):
     """A program from an unusual place of PATH goes by its full name."""
-    found = None if "/" in argv[0] else shutil.which(argv[0])
-    if found and os.path.dirname(found) not in _GUEST_PATH:
+    found = None if "/" in argv[0] else find_program(argv[0])
+    if found and os.path.dirname(found) not in SYSTEM_PATH.split(":"):
         return [os.path.abspath(found), *argv[1:]]
     return argv
