@@ -12,7 +12,7 @@ from .problem import Problem
 
 _ELF_PROGRAM_OR_LIBRARY = (2, 3)  # e_type ET_EXEC, ET_DYN
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_SKIPPED_DIRECTORIES = {".git"}
+_SKIPPED_IN_DIRECTORIES = (".git", ".a")  # endings; static libraries are big and of no use there
 
 
 class FileSet:
@@ -119,11 +119,12 @@ class FileSet:
         self.add_directory(name)
         for entry in os.scandir(source):
             path, below = pathlib.Path(entry.path), f"{name}/{entry.name}"
+            if entry.name.endswith(_SKIPPED_IN_DIRECTORIES):
+                continue
             if entry.is_symlink():
                 self.add_link(below, os.readlink(path))
             elif entry.is_dir():
-                if entry.name not in _SKIPPED_DIRECTORIES:
-                    self._add_tree(path, below)
+                self._add_tree(path, below)
             elif entry.is_file():
                 self._add_file(path, below)
 
