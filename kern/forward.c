@@ -22,6 +22,7 @@
 #include <linux/user-return-notifier.h>
 #include <asm/ptrace.h>
 
+#include "step.h"
 #include "vcpu.h"
 
 struct dune_forward {
@@ -44,17 +45,6 @@ static void unregister(struct dune_forward *f)
 	user_return_notifier_unregister(&f->notifier);
 }
 
-/* Runs the guest until it needs something; AGAIN does not come out. */
-static enum dune_step run_guest(struct dune_vcpu *vcpu)
-{
-	enum dune_step step;
-
-	do {
-		step = dune_vcpu_step(vcpu);
-	} while (step == DUNE_STEP_AGAIN);
-	return step;
-}
-
 static void on_return(struct user_return_notifier *urn)
 {
 	struct dune_forward *f = container_of(urn, struct dune_forward, notifier);
@@ -75,16 +65,20 @@ static void on_return(struct user_return_notifier *urn)
 		vcpu->run->gpr[DUNE_RAX] = regs->ax;
 	else if (regs->ip != vcpu->resume_ip)
 		return;
-	regs->ip = vcpu->resume_ip;
 	/* RUN has to deal with these, and with a program counter set by user space. */
 	if (unlikely(vcpu->pending != DUNE_STEP_AGAIN || vcpu->error ||
-		     READ_ONCE(vcpu->run->set)))
+		     READ_ONCE(vcpu->run->set))) {
+		regs->ip = vcpu->resume_ip;
 		return;
+	}
 
-	step = run_guest(vcpu);
+	do {
+		step = dune_vcpu_step(vcpu);
+	} while (unlikely(step == DUNE_STEP_AGAIN));
 	if (unlikely(step != DUNE_STEP_SYSCALL)) {
 		if (step != DUNE_STEP_IRQ)
 			vcpu->pending = step;
+		regs->ip = vcpu->resume_ip;
 		return;
 	}
 	gpr = vcpu->run->gpr;

@@ -13,32 +13,8 @@
 #include <asm/vmx.h>
 #include <uapi/asm/prctl.h>
 
-#include "trace.h"
+#include "step.h"
 #include "vcpu.h"
-
-enum dune_step dune_vcpu_step(struct dune_vcpu *vcpu)
-{
-	struct dune_run *run = vcpu->run;
-	int ret;
-
-	/* Vector registers are the thread's; a switch may have left them in memory. */
-	if (unlikely(test_thread_flag(TIF_NEED_FPU_LOAD)))
-		switch_fpu_return();
-	vcpu->stats.entries++;
-	trace_dune_enter(vcpu);
-	ret = dune_vmx_window(vcpu);
-	if (likely(ret == DUNE_WINDOW_FORWARD)) {
-		vcpu->stats.exits[EXIT_REASON_VMCALL]++;
-		trace_dune_exit(vcpu);
-		dune_sysret(vcpu, READ_ONCE(run->gpr[DUNE_RCX]), READ_ONCE(run->gpr[DUNE_R11]));
-		return DUNE_STEP_SYSCALL;
-	}
-	if (unlikely(ret)) {
-		vcpu->error = ret;
-		return DUNE_STEP_ERROR;
-	}
-	return dune_exit_handle(vcpu);
-}
 
 /*
  * Work that only the way back to user mode can do: signals, task work, tracing.
@@ -170,9 +146,12 @@ static long get_stats(struct dune_vcpu *vcpu, void __user *arg)
 {
 	struct dune_stats *stats = kmemdup(&vcpu->stats, sizeof(*stats), GFP_KERNEL_ACCOUNT);
 	long ret;
+	int i;
 
 	if (!stats)
 		return -ENOMEM;
+	for (i = 0; i < DUNE_NR_EXIT_REASONS; i++)
+		stats->entries += stats->exits[i];
 	ret = dune_stats_to_user(stats, arg);
 	kfree(stats);
 	return ret;

@@ -74,12 +74,6 @@ struct dune_vcpu {
 /* A new VCPU fd, or a negative errno. */
 int dune_vcpu_create(struct dune_vm *vm, struct dune_vcpu_create __user *arg);
 
-/*
- * One trip into the guest.  Irqs off; current is the owner and has its FPU
- * registers loaded.
- */
-enum dune_step dune_vcpu_step(struct dune_vcpu *vcpu);
-
 /* RFLAGS with nothing in it that a VM entry would refuse. */
 #define DUNE_RFLAGS_ALLOWED							\
 	(X86_EFLAGS_CF | X86_EFLAGS_PF | X86_EFLAGS_AF | X86_EFLAGS_ZF |	\

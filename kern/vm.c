@@ -12,6 +12,7 @@
 #include "vcpu.h"
 #include "vm.h"
 #include "vmx.h"
+#include "vmx_msr.h"
 
 static void vm_free(struct kref *ref)
 {
@@ -20,6 +21,8 @@ static void vm_free(struct kref *ref)
 	dune_debugfs_del_vm(vm);
 	dune_mmu_stop(vm);
 	dune_slots_destroy(&vm->slots);
+	if (vm->flags & DUNE_VM_UNTRUSTED)
+		static_branch_dec(&dune_untrusted_vms);
 	fput(vm->kvm_file);
 	mmdrop(vm->mm);
 	kfree(vm);
@@ -55,6 +58,7 @@ static void add_stats(struct dune_stats *sum, const struct dune_stats *one)
 void dune_vm_stats(struct dune_vm *vm, struct dune_stats *stats)
 {
 	struct dune_vcpu *vcpu;
+	int i;
 
 	memset(stats, 0, sizeof(*stats));
 	spin_lock(&vm->vcpus_lock);
@@ -72,6 +76,9 @@ void dune_vm_stats(struct dune_vm *vm, struct dune_stats *stats)
 	stats->ept_tables = vm->ept.nr_tables;
 	spin_unlock(&vm->mmu_lock);
 	stats->slots = READ_ONCE(vm->slots.used);
+	/* Every entry ends by an exit, a failed one too. */
+	for (i = 0; i < DUNE_NR_EXIT_REASONS; i++)
+		stats->entries += stats->exits[i];
 }
 
 void dune_vm_retire_stats(struct dune_vm *vm, struct dune_vcpu *vcpu)
@@ -192,6 +199,8 @@ int dune_vm_create(struct dune_vm_create __user *arg)
 	ret = dune_mmu_init(vm);
 	if (ret)
 		goto err_slots;
+	if (vm->flags & DUNE_VM_UNTRUSTED)
+		static_branch_inc(&dune_untrusted_vms);
 	dune_debugfs_add_vm(vm);
 	ret = anon_inode_getfd("dune-vm", &vm_fops, vm, O_RDWR | O_CLOEXEC);
 	if (ret < 0)

@@ -30,7 +30,8 @@ static uint gpa_bits = DUNE_MAX_GPA_BITS;
 module_param(gpa_bits, uint, 0444);
 MODULE_PARM_DESC(gpa_bits, "limit the width of guest-physical addresses, 31 to 48 (default: what the CPU has)");
 
-bool dune_l1d_flush;
+DEFINE_STATIC_KEY_FALSE(dune_l1d_flush);
+DEFINE_STATIC_KEY_FALSE(dune_untrusted_vms);
 
 #define PIN_REQUIRED	(PIN_BASED_EXT_INTR_MASK | PIN_BASED_NMI_EXITING)
 
@@ -97,7 +98,7 @@ static int probe_l1tf(void)
 		return 0;
 	}
 	if (!strcmp(l1tf, "flush") && boot_cpu_has(X86_FEATURE_FLUSH_L1D)) {
-		dune_l1d_flush = true;
+		static_branch_enable(&dune_l1d_flush);
 		return 0;
 	}
 	pr_err("dune: this CPU has L1TF: not loading; l1tf=flush%s or l1tf=ignore overrides\n",

@@ -66,12 +66,12 @@ fail:
  */
 static __always_inline u64 dune_vmread(unsigned long field)
 {
-	u64 value = 0;
+	u64 value;
 
 	asm volatile("1: vmread %1, %0\n\t"
 		     "2:\n\t"
-		     _ASM_EXTABLE(1b, 2b)
-		     : "+r" (value) : "r" (field) : "cc");
+		     _ASM_EXTABLE_TYPE_REG(1b, 2b, EX_TYPE_ZERO_REG, %0)
+		     : "=r" (value) : "r" (field) : "cc");
 	return value;
 }
 

@@ -5,11 +5,15 @@
 #ifndef DUNE_VMX_MSR_H
 #define DUNE_VMX_MSR_H
 
+#include <linux/jump_label.h>
 #include <linux/types.h>
 
 struct dune_vcpu;
 
-extern bool dune_l1d_flush;	/* l1tf=flush: empty the L1D before each entry */
+/* l1tf=flush: empty the L1D before each entry. */
+DECLARE_STATIC_KEY_FALSE(dune_l1d_flush);
+/* Some VM has DUNE_VM_UNTRUSTED. */
+DECLARE_STATIC_KEY_FALSE(dune_untrusted_vms);
 
 /* One bitmap for all VCPUs: everything exits but what is the thread's own. */
 int dune_msr_bitmap_init(void);

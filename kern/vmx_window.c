@@ -144,8 +144,9 @@ static noinline int write_host_cr(struct dune_vmx *vmx, u64 cr3, u64 cr4)
 	return dune_vmwrite(HOST_CR3, cr3) | dune_vmwrite(HOST_CR4, cr4);
 }
 
-static __always_inline int sync_host(struct dune_vmx *vmx, u64 cr4)
+static __always_inline int sync_host(struct dune_vmx *vmx)
 {
+	u64 cr4 = native_read_cr4();
 	u64 cr3 = __native_read_cr3();
 	u64 fs = read_user_fs_base();
 	u64 gs = read_user_gs_base();
@@ -361,18 +362,16 @@ static noinline int entry_failed(struct dune_vcpu *vcpu)
 }
 
 /* With ours current: everything up to the exit and what it left in the VMCS. */
-static __always_inline int run_current(struct dune_vcpu *vcpu, u64 cr4)
+static __always_inline int run_current(struct dune_vcpu *vcpu, int cpu, bool moved)
 {
 	struct dune_vmx *vmx = &vcpu->vmx;
-	int cpu = smp_processor_id();
-	bool moved = vmx->cpu != cpu;
 	bool special;
 	u64 fs, gs;
 	int err;
 
 	if (unlikely(moved) && sync_cpu(vcpu, cpu))
 		return entry_failed(vcpu);
-	if (sync_host(vmx, cr4))
+	if (sync_host(vmx))
 		return entry_failed(vcpu);
 	/* Behind a forwarded system call nothing else has changed. */
 	if (likely(vcpu->dirty == (DUNE_DIRTY_RIP | DUNE_DIRTY_RFLAGS))) {
@@ -387,7 +386,7 @@ static __always_inline int run_current(struct dune_vcpu *vcpu, u64 cr4)
 	special = have_special();
 	if (unlikely(special))
 		save_special(&vmx->special);
-	if (unlikely(dune_l1d_flush))
+	if (static_branch_unlikely(&dune_l1d_flush))
 		native_wrmsrl(MSR_IA32_FLUSH_CMD, L1D_FLUSH);
 
 	err = sync_tlb(vcpu, cpu, moved);
@@ -418,28 +417,29 @@ static __always_inline int run_current(struct dune_vcpu *vcpu, u64 cr4)
 noinstr int dune_vmx_window(struct dune_vcpu *vcpu)
 {
 	struct dune_vmx *vmx = &vcpu->vmx;
-	u64 cr4 = native_read_cr4();
+	int cpu = smp_processor_id();
+	bool moved = vmx->cpu != cpu;
 	int ret;
 
 	instrumentation_begin();
 	lockdep_assert_irqs_disabled();
-	if (unlikely(!(cr4 & X86_CR4_VMXE)))
-		return -ESHUTDOWN;
+	/* With VMX off this raises #UD; its exception-table entry says so. */
 	if (unlikely(dune_vmptrst(&vmx->old_vmcs)))
 		return -ESHUTDOWN;
-	if (unlikely(!vmx->ready) && dune_vmclear(&vmx->vmcs_pa))
+	if (unlikely(moved) && !vmx->ready && dune_vmclear(&vmx->vmcs_pa))
 		return -EIO;
 	if (unlikely(dune_vmptrld(&vmx->vmcs_pa)))
 		ret = -EIO;
 	else
-		ret = run_current(vcpu, cr4);
+		ret = run_current(vcpu, cpu, moved);
 	if (unlikely(dune_vmclear(&vmx->vmcs_pa)))
 		ret = -EIO;
 	if (vmx->old_vmcs != DUNE_NO_VMCS && unlikely(dune_vmptrld(&vmx->old_vmcs)))
 		ret = -EIO;
 #ifdef X86_FEATURE_IBPB_EXIT_TO_USER
 	/* VMSCAPE: the guest's branch predictions must not steer user mode. */
-	if (unlikely(vcpu->vm->flags & DUNE_VM_UNTRUSTED) &&
+	if (static_branch_unlikely(&dune_untrusted_vms) &&
+	    vcpu->vm->flags & DUNE_VM_UNTRUSTED &&
 	    cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
 		this_cpu_write(x86_ibpb_exit_to_user, true);
 #endif
