@@ -6,7 +6,9 @@
  * ioctl(device, DUNE_CREATE_VM)      -> VM fd (one address space, its EPT and slots)
  * ioctl(vm, DUNE_CREATE_VCPU)        -> VCPU fd (one thread, its VMCS)
  * mmap(vcpu, one page, MAP_SHARED)   -> struct dune_run, shared with the kernel
- * ioctl(vcpu, DUNE_RUN)              -> runs the guest until it needs user space
+ * ioctl(vcpu, DUNE_RUN)              -> runs the guest until it needs user space;
+ * read(vcpu, NULL, 0)                   the same, cheaper, and let through by system-call
+ *                                       filters that allow no ioctl
  *
  * Every fd is O_CLOEXEC.  A VM belongs to the mm that made it and a VCPU to the
  * thread that made it; a call from elsewhere (after fork, exec or over a socket)
@@ -221,7 +223,9 @@ struct dune_run {
 		struct dune_fatal fatal;	/* FATAL */
 		__u64 pad[8];
 	};
-	__u64 reserved[32];
+	__u32 cpl;			/* out of DUNE_SYNC: the guest's privilege level */
+	__u32 reserved0;
+	__u64 reserved[31];
 };
 
 #define DUNE_IOC_MAGIC		0xe9
@@ -233,5 +237,12 @@ struct dune_run {
 #define DUNE_RUN		_IO(DUNE_IOC_MAGIC, 0x60)
 #define DUNE_SET_STATE		_IOW(DUNE_IOC_MAGIC, 0x61, struct dune_vcpu_state)
 #define DUNE_GET_STATE		_IOWR(DUNE_IOC_MAGIC, 0x62, struct dune_vcpu_state)
+/*
+ * Writes rip, rsp and rflags of the guest to the run page, at whatever place it was left
+ * (also behind a forwarded call), without running it.  What dune_run.set asks for is
+ * taken first.  Returns what the next DUNE_RUN would return at once, or DUNE_EXIT_NONE.
+ * A DUNE_SET_RIP cancels that return, for the guest goes on elsewhere.
+ */
+#define DUNE_SYNC		_IO(DUNE_IOC_MAGIC, 0x63)
 
 #endif

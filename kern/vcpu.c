@@ -41,9 +41,14 @@ static void take_from_user(struct dune_vcpu *vcpu)
 	if (set & DUNE_SET_RFLAGS)
 		vcpu->rflags = dune_sane_rflags(READ_ONCE(run->rflags));
 	vcpu->dirty |= set & (DUNE_SET_RIP | DUNE_SET_RSP | DUNE_SET_RFLAGS);
-	/* Going elsewhere drops an event that was to be delivered at the old place. */
-	if (set & DUNE_SET_RIP)
+	/*
+	 * Going elsewhere drops an event that was to be delivered at the old place, and
+	 * an exit from there that user space has not seen.
+	 */
+	if (set & DUNE_SET_RIP) {
 		vcpu->dirty &= ~DUNE_DIRTY_EVENT;
+		vcpu->pending = DUNE_STEP_AGAIN;
+	}
 }
 
 static __always_inline enum dune_step run_once(struct dune_vcpu *vcpu)
@@ -74,12 +79,13 @@ static __always_inline enum dune_step run_once(struct dune_vcpu *vcpu)
 /* The exit reason, or a negative errno. */
 static long vcpu_run(struct dune_vcpu *vcpu)
 {
-	enum dune_step step = vcpu->pending;
+	enum dune_step step;
 
 	if (unlikely(vcpu->error))
 		return vcpu->error;
 	vcpu->stats.run_calls++;
 	take_from_user(vcpu);
+	step = vcpu->pending;
 	vcpu->pending = DUNE_STEP_AGAIN;
 	while (step != DUNE_STEP_SYSCALL) {
 		if (step == DUNE_STEP_USER)
@@ -171,6 +177,9 @@ static long vcpu_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	if (likely(cmd == DUNE_RUN))
 		return vcpu_run(vcpu);
 	switch (cmd) {
+	case DUNE_SYNC:
+		take_from_user(vcpu);
+		return dune_vcpu_sync(vcpu);
 	case DUNE_SET_STATE:
 		return set_state(vcpu, p);
 	case DUNE_GET_STATE:

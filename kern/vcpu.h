@@ -96,6 +96,8 @@ static inline void dune_sysret(struct dune_vcpu *vcpu, u64 rcx, u64 r11)
 
 /* exits.c: what the exit in vcpu->exit asks for.  Irqs off. */
 enum dune_step dune_exit_handle(struct dune_vcpu *vcpu);
+/* vcpu_sync.c: the ioctl DUNE_SYNC. */
+long dune_vcpu_sync(struct dune_vcpu *vcpu);
 /* exits.c: the part that may sleep.  AGAIN, USER or ERROR. */
 enum dune_step dune_exit_slow(struct dune_vcpu *vcpu);
 
