@@ -12,6 +12,9 @@
 #include <cstdlib>
 #include <cstring>
 
+// The linker's: first and last byte of the test program.
+extern "C" const char __ehdr_start[], _end[];
+
 namespace test {
 namespace {
 
@@ -64,10 +67,20 @@ BareVm::BareVm(uint32_t vcpu_flags) {
     vm_ = ioctl(device_, DUNE_CREATE_VM, &create);
     if (vm_ < 0) die("DUNE_CREATE_VM");
     close(kvm);
+    make_vcpu(vcpu_flags);
+}
 
+BareVm::BareVm(SameVm existing) {
+    device_ = dup(existing.vm.device_);
+    vm_ = dup(existing.vm.vm_);
+    if (device_ < 0 || vm_ < 0) die("dup");
+    make_vcpu(0);
+}
+
+void BareVm::make_vcpu(uint32_t flags) {
     dune_vcpu_create vcpu{};
     vcpu.size = sizeof(vcpu);
-    vcpu.flags = vcpu_flags;
+    vcpu.flags = flags;
     vcpu_ = ioctl(vm_, DUNE_CREATE_VCPU, &vcpu);
     if (vcpu_ < 0) die("DUNE_CREATE_VCPU");
     void* run = mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu_, 0);
@@ -93,7 +106,9 @@ BareVm::BareVm(uint32_t vcpu_flags) {
     show(tables_);
     show(gdt_);
     show(stack_);
-    show(reinterpret_cast<const void*>(&kvm_vm_fd));
+    show(stack_ + kStackSize - 1);
+    show(__ehdr_start);
+    show(_end);
     show(run_);
 }
 

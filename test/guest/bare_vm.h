@@ -10,12 +10,19 @@
 
 namespace test {
 
+class BareVm;
+struct SameVm {
+    const BareVm& vm;
+};
+
 // One VM with one VCPU of the calling thread.  The guest has 1 GiB leaves over the
 // slots of everything the test names; no handlers unless the test sets an IDT.
 class BareVm {
 public:
     // Aborts the test program with a message when the kernel refuses.
     explicit BareVm(uint32_t vcpu_flags = 0);
+    // Another VCPU of an existing VM, for the thread that calls this.
+    explicit BareVm(SameVm existing);
     ~BareVm();
     BareVm(const BareVm&) = delete;
     BareVm& operator=(const BareVm&) = delete;
@@ -44,6 +51,8 @@ public:
     static constexpr size_t kStackSize = 64 * 1024;
 
 private:
+    void make_vcpu(uint32_t flags);
+
     int device_ = -1;
     int vm_ = -1;
     int vcpu_ = -1;
