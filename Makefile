@@ -26,9 +26,9 @@ JOBS := -j$(shell nproc)
 
 # ---- what users call; packages come before anything that needs them ----
 
-demo: ; @test/packages && $(MAKE) $(JOBS) build-demo && test/demo/run
+demo: ; @test/packages && $(MAKE) $(JOBS) programs module-$(KERNEL) && test/demo/run
 check: ; @test/packages && $(MAKE) $(JOBS) build && test/check
-bench: ; @test/packages && $(MAKE) $(JOBS) build-demo && test/bench/run
+bench: ; @test/packages && $(MAKE) $(JOBS) programs $(B)/test/bench module-$(KERNEL) && test/bench/run
 packages: ; @test/packages
 
 help:
@@ -36,7 +36,7 @@ help:
 	@echo 'make check      all tests, on both kernels; last line: N passed, N failed'
 	@echo 'make bench      costs of the basic operations: a table, and build/bench.json'
 	@echo 'make build      everything below build/ (default)'
-	@echo 'make user       only the user-space half: no kernel needed'
+	@echo 'make programs   libdune and apps/; make tests: what tests them; make user: both'
 	@echo 'make modules    dune.ko for each kernel: build/module-6.1, build/module-6.12, ...'
 	@echo 'make module-native   dune.ko for the running kernel: build/module-native'
 	@echo 'make packages   installs the Debian packages of test/packages.txt that are missing'
@@ -48,7 +48,6 @@ help:
 	@echo 'test/machine/run --help             one command line in the emulated machine'
 
 build: user modules
-build-demo: user module-$(KERNEL)
 
 clean:
 	rm -rf $(filter-out $(B)/kernels,$(wildcard $(B)/*))

@@ -48,17 +48,20 @@ $(B)/obj-san/%.c.o: %.c
 	@mkdir -p $(@D)
 	@echo "  CC  $< (sanitized)"; $(CC) $(CPPFLAGS) $(CFLAGS) -O1 $(SANITIZE) $($<.flags) -c $< -o $@
 
-# program(target, objects): links with libdune
+user: programs tests
+.PHONY: programs tests
+
+# program(group, target, objects): links with libdune
 define program
-user: $(1)
-$(1): $(2) $(B)/libdune.a $$($(1).needs)
+$(1): $(2)
+$(2): $(3) $(B)/libdune.a $$($(2).needs)
 	@mkdir -p $$(@D)
-	@echo "  LD  $$@"; $$(CXX) -g -o $$@ $(2) $(B)/libdune.a $$($(1).libs) $$(libdune.libs) -pthread
+	@echo "  LD  $$@"; $$(CXX) -g -o $$@ $(3) $(B)/libdune.a $$($(2).libs) $$(libdune.libs) -pthread
 endef
 
 # libdune
 LIBDUNE := $(call objects,$(call sources,libdune))
-user: $(B)/libdune.a $(if $(LIBDUNE),$(B)/libdune.so)
+programs: $(B)/libdune.a $(if $(LIBDUNE),$(B)/libdune.so)
 $(B)/libdune.a: $(LIBDUNE)
 	@mkdir -p $(@D); rm -f $@
 	@echo "  AR  $@"; ar rcs $@ $^
@@ -67,36 +70,36 @@ $(B)/libdune.so: $(LIBDUNE)
 
 # apps
 APPS := $(foreach directory,$(wildcard apps/*/),$(if $(wildcard $(directory)*.cc),$(notdir $(directory:/=))))
-$(foreach app,$(APPS),$(eval $(call program,$(B)/$(app),$(call objects,$(call sources,apps/$(app))))))
+$(foreach app,$(APPS),$(eval $(call program,programs,$(B)/$(app),$(call objects,$(call sources,apps/$(app))))))
 
 # tests in the machine
 GUEST := $(call objects,$(call sources,test/guest))
-$(if $(GUEST),$(eval $(call program,$(B)/test/guest,$(GUEST))))
+$(if $(GUEST),$(eval $(call program,tests,$(B)/test/guest,$(GUEST))))
 $(B)/test/guest.libs += -lCatch2WithMain
 PROGRAMS := $(wildcard test/guest/programs/*.cc)
 $(foreach source,$(PROGRAMS),\
-	$(eval $(call program,$(B)/test/$(basename $(notdir $(source))),$(call objects,$(source)))))
+	$(eval $(call program,tests,$(B)/test/$(basename $(notdir $(source))),$(call objects,$(source)))))
 BENCH := $(call objects,$(call sources,test/bench))
-$(if $(BENCH),$(eval $(call program,$(B)/test/bench,$(BENCH))))
+$(if $(BENCH),$(eval $(call program,tests,$(B)/test/bench,$(BENCH))))
 
 # unit tests: the sanitized objects come before the library, so they are taken
 UNIT := $(call sanitized,test/unit/*.cc test/unit/*.c $(unit.sources))
 UNIT_HELPERS := $(filter-out %_test.cc.o %/main.cc.o,$(UNIT))
 ifneq ($(wildcard test/unit/*.cc),)
-user: $(B)/test/unit
+tests: $(B)/test/unit
 $(B)/test/unit: $(UNIT) $(B)/libdune.a
 	@mkdir -p $(@D)
 	@echo "  LD  $@"; $(CXX) -g $(SANITIZE) -o $@ $^ $($@.libs) $(libdune.libs) -lCatch2WithMain -pthread
 endif
 
 FUZZERS := $(wildcard test/fuzz/*.cc)
-user: $(FUZZERS:test/fuzz/%.cc=$(B)/test/%)
+tests: $(FUZZERS:test/fuzz/%.cc=$(B)/test/%)
 $(FUZZERS:test/fuzz/%.cc=$(B)/test/%): $(B)/test/%: $(B)/obj-san/test/fuzz/%.cc.o $(UNIT_HELPERS) $(B)/libdune.a
 	@mkdir -p $(@D)
 	@echo "  LD  $@"; $(CXX) -g $(SANITIZE) -o $@ $^ $($@.libs) $(libdune.libs) -pthread
 
 ifneq ($(wildcard libdune/dune.pc.in),)
-user: $(B)/dune.pc
+programs: $(B)/dune.pc
 endif
 $(B)/dune.pc: libdune/dune.pc.in
 	@mkdir -p $(@D)
