@@ -28,23 +28,25 @@ SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-om
 	-Wno-maybe-uninitialized
 
 unit.sources := kern/ept.c kern/slots.c
--include $(wildcard libdune/flags.mk apps/*/flags.mk test/*/flags.mk)
+FLAG_FILES := $(wildcard libdune/flags.mk apps/*/flags.mk test/*/flags.mk)
+include $(FLAG_FILES)
+FLAG_FILES += test/mk/user.mk # other flags, other objects
 
 # Objects of sources, and of those with sanitizers.
 objects = $(patsubst %,$(B)/obj/%.o,$(wildcard $(1)))
 sanitized = $(patsubst %,$(B)/obj-san/%.o,$(wildcard $(1)))
 sources = $(foreach directory,$(1),$(directory)/*.cc $(directory)/*.S)
 
-$(B)/obj/%.cc.o: %.cc
+$(B)/obj/%.cc.o: %.cc $(FLAG_FILES)
 	@mkdir -p $(@D)
 	@echo "  CXX $<"; $(CXX) $(CPPFLAGS) $(CXXFLAGS) $($<.flags) -c $< -o $@
-$(B)/obj/%.S.o: %.S
+$(B)/obj/%.S.o: %.S $(FLAG_FILES)
 	@mkdir -p $(@D)
 	@echo "  AS  $<"; $(CC) $(CPPFLAGS) -g -fPIC $($<.flags) -c $< -o $@
-$(B)/obj-san/%.cc.o: %.cc
+$(B)/obj-san/%.cc.o: %.cc $(FLAG_FILES)
 	@mkdir -p $(@D)
 	@echo "  CXX $< (sanitized)"; $(CXX) $(CPPFLAGS) $(CXXFLAGS) -O1 $(SANITIZE) $($<.flags) -c $< -o $@
-$(B)/obj-san/%.c.o: %.c
+$(B)/obj-san/%.c.o: %.c $(FLAG_FILES)
 	@mkdir -p $(@D)
 	@echo "  CC  $< (sanitized)"; $(CC) $(CPPFLAGS) $(CFLAGS) -O1 $(SANITIZE) $($<.flags) -c $< -o $@
 
