@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// lock.h - a spin lock for code that runs in ring 0, on the host side and natively.
+#ifndef LIBDUNE_LOCK_H
+#define LIBDUNE_LOCK_H
+
+#include <cstdint>
+
+#include "libdune/ring0.h"
+#include "libdune/sys.h"
+
+namespace dune {
+
+// One byte; zero is unlocked.  Whoever waits long lets other threads run.
+class SpinLock {
+ public:
+  constexpr SpinLock() = default;
+
+  void lock() {
+    for (unsigned spins = 1; __atomic_test_and_set(&locked_, __ATOMIC_ACQUIRE); spins++) {
+      asm volatile("pause");
+      if (spins % 64 == 0) sys::call(__NR_sched_yield);
+    }
+  }
+  void unlock() { __atomic_clear(&locked_, __ATOMIC_RELEASE); }
+
+ private:
+  uint8_t locked_ = 0;
+};
+
+// Interrupts between threads stay out: their handlers may want the same lock.
+class NoInterrupts {
+ public:
+  NoInterrupts() : ring0_(ring() == 0) {
+    if (ring0_) asm volatile("pushfq; cli; popq %0" : "=r"(flags_) : : "memory");
+  }
+  ~NoInterrupts() {
+    if (ring0_ && (flags_ & kInterruptFlag)) asm volatile("sti" : : : "memory");
+  }
+  NoInterrupts(const NoInterrupts&) = delete;
+  NoInterrupts& operator=(const NoInterrupts&) = delete;
+
+ private:
+  static constexpr uint64_t kInterruptFlag = 1 << 9;
+  bool ring0_;
+  uint64_t flags_ = 0;
+};
+
+class Locked {
+ public:
+  explicit Locked(SpinLock& lock) : lock_(lock) { lock_.lock(); }
+  ~Locked() { lock_.unlock(); }
+  Locked(const Locked&) = delete;
+  Locked& operator=(const Locked&) = delete;
+
+ private:
+  NoInterrupts no_interrupts_;  // first in, last out
+  SpinLock& lock_;
+};
+
+}  // namespace dune
+
+#endif
