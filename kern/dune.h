@@ -7,8 +7,8 @@
  * ioctl(vm, DUNE_CREATE_VCPU)        -> VCPU fd (one thread, its VMCS)
  * mmap(vcpu, one page, MAP_SHARED)   -> struct dune_run, shared with the kernel
  * ioctl(vcpu, DUNE_RUN)              -> runs the guest until it needs user space;
- * read(vcpu, NULL, 0)                   the same, cheaper, and let through by system-call
- *                                       filters that allow no ioctl
+ * lseek(vcpu, 0, SEEK_SET)              the same, cheaper, and let through by most
+ *                                       system-call filters that allow no ioctl
  *
  * Every fd is O_CLOEXEC.  A VM belongs to the mm that made it and a VCPU to the
  * thread that made it; a call from elsewhere (after fork, exec or over a socket)

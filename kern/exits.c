@@ -102,6 +102,9 @@ static enum dune_step handle_vmcall(struct dune_vcpu *vcpu)
 	u64 rcx = READ_ONCE(run->gpr[DUNE_RCX]);
 	u64 r11 = READ_ONCE(run->gpr[DUNE_R11]);
 
+	/* What VMCALL does to user mode on a machine without a hypervisor. */
+	if (vcpu->exit.user_mode)
+		return inject_fault(vcpu, X86_TRAP_UD, false);
 	if ((rcx & DUNE_HYPERCALL_MASK) == DUNE_HYPERCALL) {
 		u32 nr = rcx;
 

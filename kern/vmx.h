@@ -39,6 +39,7 @@ struct dune_exit {
 	u32 idt_error;
 	u32 insn_len;
 	u32 vm_error;		/* VM-instruction error, when the entry itself failed */
+	bool user_mode;		/* in ring 1 to 3 */
 	u64 qualification;
 	u64 gpa, gla;		/* EPT violation */
 };

@@ -158,6 +158,14 @@ int dune_vmx_probe(void)
 		return -ENODEV;
 	}
 #endif
+	/*
+	 * Where user mode cannot set its GS base by an instruction, Linux takes a
+	 * negative one for the kernel's own; a guest can set any.
+	 */
+	if (!boot_cpu_has(X86_FEATURE_FSGSBASE)) {
+		pr_err("dune: FSGSBASE is missing or off (nofsgsbase); needs an Ivy Bridge or later CPU with it on\n");
+		return -ENODEV;
+	}
 	rdmsrl(MSR_IA32_FEAT_CTL, feat);
 	if (!(feat & FEAT_CTL_LOCKED) || !(feat & FEAT_CTL_VMX_ENABLED_OUTSIDE_SMX)) {
 		pr_err("dune: VT-x is disabled by the firmware\n");

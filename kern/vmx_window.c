@@ -104,24 +104,9 @@ static __always_inline u64 read_user_gs_base(void)
 {
 	u64 base;
 
-	if (!static_cpu_has(X86_FEATURE_FSGSBASE))
-		return native_read_msr(MSR_KERNEL_GS_BASE);
 	/* Nothing touches per-CPU data between the two, and irqs are off. */
 	asm volatile("swapgs; rdgsbase %0; swapgs" : "=r" (base) : : "memory");
 	return base;
-}
-
-static __always_inline u64 read_user_fs_base(void)
-{
-	return static_cpu_has(X86_FEATURE_FSGSBASE) ? rdfsbase() : native_read_msr(MSR_FS_BASE);
-}
-
-static __always_inline void write_user_fs_base(u64 base)
-{
-	if (static_cpu_has(X86_FEATURE_FSGSBASE))
-		wrfsbase(base);
-	else
-		native_wrmsrl(MSR_FS_BASE, base);
 }
 
 /*
@@ -148,7 +133,7 @@ static __always_inline int sync_host(struct dune_vmx *vmx)
 {
 	u64 cr4 = native_read_cr4();
 	u64 cr3 = __native_read_cr3();
-	u64 fs = read_user_fs_base();
+	u64 fs = rdfsbase();
 	u64 gs = read_user_gs_base();
 
 	if (unlikely(cr3 != vmx->host_cr3 || cr4 != vmx->host_cr4) &&
@@ -196,7 +181,7 @@ static noinline int sync_cpu(struct dune_vcpu *vcpu, int cpu)
 	if (!vmx->ready) {
 		if (dune_vmx_write_constants(vcpu) ||
 		    write_host_cr(vmx, __native_read_cr3(), native_read_cr4()) ||
-		    write_bases(vmx, read_user_fs_base(), read_user_gs_base()))
+		    write_bases(vmx, rdfsbase(), read_user_gs_base()))
 			return -EIO;
 		vmx->host_rsp = 0;
 		vmx->ready = true;
@@ -255,6 +240,9 @@ static void machine_check(void)
 #endif
 }
 
+/* DPL in the access rights of SS: the current privilege level (SDM 25.4.1). */
+#define SS_DPL_MASK	0x60
+
 /* Reads what dune_exit_handle() will need, while the VMCS is still ours. */
 static noinline void capture_details(struct dune_vcpu *vcpu)
 {
@@ -264,6 +252,7 @@ static noinline void capture_details(struct dune_vcpu *vcpu)
 	vcpu->rsp = dune_vmread(GUEST_RSP);
 	vcpu->rflags = dune_vmread(GUEST_RFLAGS);
 	exit->insn_len = dune_vmread(VM_EXIT_INSTRUCTION_LEN);
+	exit->user_mode = dune_vmread(GUEST_SS_AR_BYTES) & SS_DPL_MASK;
 	exit->qualification = dune_vmread(EXIT_QUALIFICATION);
 	exit->idt_info = dune_vmread(IDT_VECTORING_INFO_FIELD);
 	exit->idt_error = dune_vmread(IDT_VECTORING_ERROR_CODE);
@@ -403,11 +392,13 @@ static __always_inline int run_current(struct dune_vcpu *vcpu, int cpu, bool mov
 	fs = dune_vmread(GUEST_FS_BASE);
 	gs = dune_vmread(GUEST_GS_BASE);
 	if (unlikely(fs != vmx->fs_base || gs != vmx->gs_base)) {
-		write_user_fs_base(fs);
+		wrfsbase(fs);
 		native_wrmsrl(MSR_KERNEL_GS_BASE, gs);
 		write_bases(vmx, fs, gs);
 	}
-	if (vcpu->exit.reason == EXIT_REASON_VMCALL && likely(dune_is_forward(vcpu->run)))
+	/* VMCALL exits at every privilege level; only ring 0 may ask for anything. */
+	if (vcpu->exit.reason == EXIT_REASON_VMCALL && likely(dune_is_forward(vcpu->run)) &&
+	    likely(!(dune_vmread(GUEST_SS_AR_BYTES) & SS_DPL_MASK)))
 		return DUNE_WINDOW_FORWARD;
 	if (vcpu->exit.reason != EXIT_REASON_EXTERNAL_INTERRUPT)
 		capture_details(vcpu);

@@ -57,10 +57,10 @@ dune_host_run:
 	.hidden dune_host_resume
 dune_host_resume:
 	mov	%r12d, %edi
-	mov	$IOC_DUNE_RUN, %esi
+	xor	%esi, %esi
 	xor	%edx, %edx
-	mov	$NR_IOCTL, %eax
-	syscall				/* returns the exit reason, or -errno */
+	mov	$NR_LSEEK, %eax
+	syscall				/* DUNE_RUN: the exit reason, or -errno */
 	cmp	$RUN_EXIT_IS_SYSCALL, %eax
 	jne	.Lother_exit
 	mov	RUN_RDI(%rbx), %rdi

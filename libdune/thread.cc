@@ -44,10 +44,9 @@ static_assert(offsetof(dune_run, rflags) == RUN_RFLAGS);
 static_assert(offsetof(dune_run, set) == RUN_SET);
 static_assert((DUNE_SET_RIP | DUNE_SET_RSP | DUNE_SET_RFLAGS) == RUN_SET_ALL);
 static_assert(DUNE_EXIT_NONE == 0 && DUNE_EXIT_SYSCALL == RUN_EXIT_IS_SYSCALL);
-static_assert(DUNE_RUN == IOC_DUNE_RUN);
 static_assert(DUNE_VMCALL_HOST == 1ull << VMCALL_HOST_BIT);
 static_assert(DUNE_SEL_USER_CODE == USER_CS && DUNE_SEL_USER_DATA == USER_SS);
-static_assert(__NR_ioctl == NR_IOCTL && __NR_munmap == NR_MUNMAP && __NR_exit == NR_EXIT);
+static_assert(__NR_lseek == NR_LSEEK && __NR_munmap == NR_MUNMAP && __NR_exit == NR_EXIT);
 static_assert(-EINTR == MINUS_EINTR);
 
 char* bytes_of(void* p) { return static_cast<char*>(p); }

@@ -25,14 +25,14 @@ struct Cost {
   double exits = 0;  // VM exits of any reason but the timer's and other interrupts
 };
 
-// Times `op`, called `count` times, with `prepare` before each call and not timed.
-// Works natively and in Dune mode.  The least of `rounds` rounds is taken: what disturbs
-// a round (a timer tick) only adds.
+// Times `op`, which does the operation `count` times, with `prepare` before it and not
+// timed.  Works natively and in Dune mode.  The least of `rounds` rounds is taken: what
+// disturbs a round (a timer tick) only adds.
 struct Plan {
   int rounds = 5;
   int count = 1;
   std::function<void()> prepare;
-  std::function<void()> op;
+  std::function<void(int count)> op;
 };
 Cost measure(const Plan& plan);
 

@@ -25,8 +25,11 @@ long raw_getppid() {
 
 bench::Plan getppid_plan() {
   bench::Plan plan;
-  plan.count = 1000;
-  plan.op = [] { raw_getppid(); };
+  plan.rounds = 20;
+  plan.count = 200;
+  plan.op = [](int count) {
+    for (int i = 0; i < count; i++) raw_getppid();
+  };
   return plan;
 }
 const bench::Row getppid_default("syscall_getppid", bench::both("syscall_getppid", getppid_plan));
@@ -37,11 +40,10 @@ const bench::Row getppid_plain("syscall_getppid_plain",
 bench::Plan clock_plan() {
   bench::Plan plan;
   plan.count = 1000;
-  plan.op = [] {
+  plan.op = [](int count) {
     timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    for (int i = 0; i < count; i++) clock_gettime(CLOCK_MONOTONIC, &t);
   };
-  plan.op();
   return plan;
 }
 const bench::Row clock_row("vdso_clock_gettime", bench::both("vdso_clock_gettime", clock_plan));
@@ -52,9 +54,11 @@ void enter_leave() {
   dune::leave();
   bench::Plan plan;
   plan.count = 100;
-  plan.op = [] {
-    bench::enter();
-    dune::leave();
+  plan.op = [](int count) {
+    for (int i = 0; i < count; i++) {
+      bench::enter();
+      dune::leave();
+    }
   };
   const bench::Cost cost = bench::measure(plan);
   bench::report("enter_leave", nullptr, &cost);
@@ -116,8 +120,9 @@ void kvm_run_exit() {
   if (ioctl(vcpu, KVM_SET_REGS, &regs)) std::exit(1);
   bench::Plan plan;
   plan.count = 200;
-  plan.op = [vcpu] {
-    if (ioctl(vcpu, KVM_RUN, 0)) std::exit(1);
+  plan.op = [vcpu](int count) {
+    for (int i = 0; i < count; i++)
+      if (ioctl(vcpu, KVM_RUN, 0)) std::exit(1);
   };
   const bench::Cost cost = bench::measure(plan);
   bench::report("kvm_run_exit", &cost, nullptr);

@@ -39,7 +39,7 @@ void anon() {
       madvise(fresh, kFaults * kPage, MADV_DONTNEED);
       fresh[0] = 1;  // page tables, here and in the EPT
     };
-    plan.op = [fresh] {
+    plan.op = [fresh](int) {
       for (size_t i = 1; i < kFaults; i++) fresh[i * kPage] = 1;
     };
     *cost = bench::measure(plan);
@@ -61,7 +61,7 @@ void write_after_read() {
       for (size_t i = 0; i < kFaults; i++) static_cast<volatile char*>(fresh)[i * kPage];
       fresh[0] = 1;
     };
-    plan.op = [fresh] {
+    plan.op = [fresh](int) {
       for (size_t i = 1; i < kFaults; i++) fresh[i * kPage] = 1;
     };
     *cost = bench::measure(plan);
@@ -84,7 +84,7 @@ void first_touch_64m() {
     bench::Plan plan;
     plan.rounds = 2;
     plan.prepare = [start] { madvise(start, kBytes, MADV_DONTNEED); };
-    plan.op = [start] {
+    plan.op = [start](int) {
       for (size_t i = 0; i < kBytes; i += kPage) start[i] = 1;
     };
     *cost = bench::measure(plan);
@@ -100,7 +100,7 @@ bench::Plan munmap_plan() {
   static char* area;
   bench::Plan plan;
   plan.prepare = [] { area = map(1UL << 30, MAP_NORESERVE); };
-  plan.op = [] { munmap(area, 1UL << 30); };
+  plan.op = [](int) { munmap(area, 1UL << 30); };
   return plan;
 }
 const bench::Row munmap_row("munmap_1g_untouched", bench::both("munmap_1g_untouched", munmap_plan));
@@ -112,7 +112,7 @@ bench::Plan clear_refs_plan() {
   plan.prepare = [] {
     for (size_t i = 0; i < (4 << 20); i += kPage) area[i] = 1;
   };
-  plan.op = [] {
+  plan.op = [](int) {
     if (write(fd, "4", 1) != 1) std::exit(1);
   };
   return plan;
