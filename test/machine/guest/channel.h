@@ -22,8 +22,7 @@
 
 namespace machine {
 
-// Needs root: the port is opened with iopl(2).
-void channel_open();
+// Needs root: the port is opened with iopl(2), each time.
 void channel_send(char letter, std::string_view payload = {});
 // Sends "f" with the text and the text of errno (when `error` is not 0), then stops.
 [[noreturn]] void channel_fail(std::string_view text, int error = 0);

@@ -77,7 +77,6 @@ int main()
 {
 	if (getpid() != 1)
 		return 1;
-	channel_open();
 	prepare_signals();
 	umask(022);
 	mount_file_systems();

@@ -12,7 +12,6 @@
 #include <ctime>
 #include <fcntl.h>
 #include <poll.h>
-#include <sys/io.h>
 #include <sys/ioctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -49,8 +48,6 @@ int64_t now()
 	for (const std::string &word : job.argv)
 		argv.push_back(const_cast<char *>(word.c_str()));
 	argv.push_back(nullptr);
-	// A child inherits the I/O rights, and Linux loads them on each way to user mode.
-	iopl(0);
 	sigset_t none;
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, nullptr);
@@ -131,8 +128,6 @@ void Run::poll_output(int milliseconds)
 {
 	pollfd files[2] = {{output_[0], POLLIN, 0}, {output_[1], POLLIN, 0}};
 	timespec timeout = {milliseconds / 1000, milliseconds % 1000 * 1'000'000L};
-	// A child inherits the I/O rights, and Linux loads them on each way to user mode.
-	iopl(0);
 	sigset_t none;
 	sigemptyset(&none);
 	if (ppoll(files, 2, &timeout, &none) <= 0) // SIGCHLD is blocked but for here
