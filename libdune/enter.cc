@@ -33,6 +33,7 @@ Result<void> prepare_process(const Options& options) {
   if (process.vm_fd < 0) {
     process.vcpu_flags = wants_fast(options.forward) ? DUNE_VCPU_FAST : 0;
     done = process.create(true);
+    if (done) import_signal_actions();
   } else if (process.inherited()) {
     sys::close(process.vm_fd);
     process.vm_fd = -1;
@@ -66,6 +67,7 @@ Result<void> enter(const Options& options) {
     auto made = Thread::allocate();
     if (!made) return made.error();
     thread = *made;
+    thread->mode = kModeNative;
   }
   left_thread = thread;  // stays ours if anything below fails
   if (thread->vcpu_fd < 0) {
@@ -75,6 +77,9 @@ Result<void> enter(const Options& options) {
   // The rest of memory comes by page faults; this spares the first few.
   auto mapped = process.map_native(&thread, sizeof(thread));
   if (!mapped) return mapped;
+
+  auto stack = take_signal_stack(*thread);
+  if (!stack) return stack;
 
   thread->entered_by_call = true;
   long ret = dune_enter_guest(thread);

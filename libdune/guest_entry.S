@@ -27,14 +27,20 @@ dune_guest_syscall:
 1:	vmcall
 2:	bts	$VMCALL_HOST_BIT, %r11
 	vmcall
+	.globl dune_guest_syscall_end
+	.hidden dune_guest_syscall_end
+dune_guest_syscall_end:
 	.size dune_guest_syscall, . - dune_guest_syscall
 
 	.section .rodata
 	.balign 64
-/* One bit per number: rt_sigreturn 15, clone 56, fork 57, vfork 58, exit 60, clone3 435. */
+/*
+ * One bit per number: rt_sigaction 13, rt_sigreturn 15, clone 56, fork 57, vfork 58,
+ * exit 60, sigaltstack 131, clone3 435.
+ */
 special_calls:
-	.long	1 << 15, (1 << 24) | (1 << 25) | (1 << 26) | (1 << 28), 0, 0
-	.long	0, 0, 0, 0, 0, 0, 0, 0, 0, 1 << 19, 0, 0
+	.long	(1 << 13) | (1 << 15), (1 << 24) | (1 << 25) | (1 << 26) | (1 << 28), 0, 0
+	.long	1 << 3, 0, 0, 0, 0, 0, 0, 0, 0, 1 << 19, 0, 0
 	.size special_calls, . - special_calls
 
 	.text
@@ -89,8 +95,15 @@ trap:
 	test	%rax, %rax
 	jnz	call_handler
 
+	/* From here to the IRET the frame says where a signal finds the program. */
+	.globl dune_guest_trap_end
+	.hidden dune_guest_trap_end
+dune_guest_trap_end:
 return_from_trap:
-	add	$FRAME_TF, %rsp
+	mov	(%rsp), %rax
+	cmpl	$0, THREAD_HAS_KEPT(%rax)
+	jne	kept_signal
+1:	add	$FRAME_TF, %rsp
 	pop	%rdi
 	pop	%rsi
 	pop	%rdx
@@ -108,6 +121,18 @@ return_from_trap:
 	pop	%rax
 	add	$8, %rsp
 	iretq
+	.globl dune_guest_trap_done
+	.hidden dune_guest_trap_done
+dune_guest_trap_done:
+
+	/* The host side kept a signal while this stack was in use. */
+kept_signal:
+	testb	$3, FRAME_CS(%rsp)
+	jnz	1b
+	lea	FRAME_TF(%rsp), %rdi
+	mov	$HC_SIGNAL_AT_FRAME, %rcx
+	vmcall				/* goes on where the frame says */
+	ud2
 
 /*
  * The frame is on the handler stack now, and the IST stack free for the next trap.
@@ -117,7 +142,12 @@ return_from_trap:
 call_handler:
 	mov	%rax, %rsp
 	mov	%rax, %rbx
-	mov	dune_xsave_bytes(%rip), %ecx
+	mov	(%rbx), %rcx
+	cmpl	$0, THREAD_HAS_KEPT(%rcx)
+	je	2f
+	mov	$HC_SIGNAL, %rcx
+	vmcall				/* a signal was kept: here it can be delivered */
+2:	mov	dune_xsave_bytes(%rip), %ecx
 	test	%ecx, %ecx
 	jz	1f
 	sub	%rcx, %rsp

@@ -19,6 +19,8 @@
 namespace dune {
 namespace {
 
+constexpr long kSignalFirst = 1;  // dune_host_clone(); no thread of ours has this id
+
 // What the program asks for; vfork and fork are clones with fixed flags.
 uint64_t clone_flags(const dune_run& run) {
   switch (static_cast<uint32_t>(run.gpr[DUNE_RAX])) {
@@ -46,11 +48,14 @@ uint64_t clone_flags(const dune_run& run) {
       .text(" (error ")
       .dec(static_cast<uint64_t>(ready.error().code))
       .text(")");
+  thread.leaving = kModeNative;
+  give_back_signal_stack(thread);
   dune_host_native(thread.native_frame());
 }
 
 // In a fork child: the memory is a copy, and the descriptors belong to the parent's VM.
 [[noreturn]] void start_fork_child(Thread& thread, bool shares_files) {
+  thread.signals->unlock_after_fork();
   if (shares_files) {
     thread.vcpu_fd = -1;
   } else {
@@ -74,18 +79,31 @@ dune_tf* host_clone(Thread& thread) {
   dune_tf* frame = thread.frame_from_run();
   frame->rax = 0;
   if (shares_memory) {
-    auto made = Thread::allocate();
+    auto made = thread.spare_child ? Result<Thread*>(thread.spare_child) : Thread::allocate();
+    thread.spare_child = nullptr;
     if (!made) {
       run.gpr[DUNE_RAX] = static_cast<uint64_t>(-EAGAIN);
       return nullptr;
     }
     child = *made;
     child->parent_frees = flags & CLONE_VFORK;
+    child->signals = thread.signals;
+    if (!(flags & CLONE_SIGHAND)) {
+      child->own_signals.copy_from(*thread.signals);
+      child->signals = &child->own_signals;
+    }
+    if (flags & CLONE_VFORK) child->alternate = thread.alternate;
     copy_words(child->native_frame(), frame, sizeof(*frame));
   }
 
   long ret = dune_host_clone(&thread, child);
   if (ret == 0) start_fork_child(thread, flags & CLONE_FILES);
+  if (ret == kSignalFirst) {
+    thread.spare_child = child;
+    run.rip -= kSyscallInsnBytes;
+    run.set = kSetAll;
+    return nullptr;
+  }
 
   // After vfork the child has run its exec or its exit by now.
   if (child && (ret < 0 || (flags & CLONE_VFORK))) {
@@ -103,6 +121,12 @@ void host_exit_thread(Thread& thread) {
 
   // No handler may start once the stack is gone.
   sys::call(__NR_rt_sigprocmask, 0 /* SIG_BLOCK */, sys::arg(&all), 0, sizeof(all));
+  if (thread.has_kept) {
+    thread.run->rip -= kSyscallInsnBytes;
+    thread.run->set = kSetAll;
+    return;
+  }
+  if (thread.spare_child) thread.spare_child->free();
   thread.close_vcpu();
   if (thread.parent_frees)
     for (;;) sys::call(__NR_exit, status);

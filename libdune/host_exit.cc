@@ -30,7 +30,6 @@ namespace {
 
 constexpr uint32_t kMaxRetries = 1000;
 constexpr uint32_t kMaxProbes = 2;
-constexpr uint64_t kSyscallInsnBytes = 2;
 
 const char* exit_reason_name(uint32_t reason) {
   switch (reason & 0xffff) {
@@ -59,6 +58,12 @@ const char* exit_reason_name(uint32_t reason) {
   end_process(SIGABRT);
 }
 
+// Natively for good.
+void leave_dune_mode(Thread& thread) {
+  thread.leaving = kModeNative;
+  give_back_signal_stack(thread);
+}
+
 // DUNE_RUN itself failed.
 dune_tf* run_failed(Thread& thread, int err) {
   dune_run& run = *thread.run;
@@ -69,6 +74,7 @@ dune_tf* run_failed(Thread& thread, int err) {
   }
   if (run.set) {
     // The guest has not run since enter() or clone: go on natively instead.
+    leave_dune_mode(thread);
     dune_tf* tf = thread.frame_from_run();
     if (thread.entered_by_call)
       tf->rax = static_cast<uint64_t>(-static_cast<long>(err));
@@ -103,6 +109,7 @@ dune_tf* refused_access(Thread& thread) {
   const dune_run& run = *thread.run;
   const uint64_t va = run.fault.va;
 
+  thread.leaving = kModeOnce;
   if ((run.fault.flags & DUNE_FAULT_VA_VALID) && !(run.fault.flags & DUNE_FAULT_IN_EVENT)) {
     if (va != thread.probed_va || run.rip != thread.probed_rip) thread.probes = 0;
     thread.probed_va = va;
@@ -117,6 +124,10 @@ dune_tf* leave_at_frame(Thread& thread) {
   const auto* from = reinterpret_cast<const dune_tf*>(thread.run->gpr[DUNE_RDI]);
   dune_tf* tf = thread.native_frame();
 
+  if (thread.run->gpr[DUNE_RSI] == kLeaveTrap)
+    thread.leaving = kModeOnce;
+  else
+    leave_dune_mode(thread);
   switch (thread.run->gpr[DUNE_RSI]) {
     case kLeaveNoSlots:
       Line()
@@ -138,10 +149,20 @@ dune_tf* leave_at_frame(Thread& thread) {
 dune_tf* hypercall_exit(Thread& thread) {
   switch (thread.run->nr) {
     case kHcLeave:
+      leave_dune_mode(thread);
       thread.run->gpr[DUNE_RAX] = 0;
       return thread.frame_from_run();
     case kHcLeaveAtFrame:
       return leave_at_frame(thread);
+    case kHcSignal:  // whoever called us delivers it
+      thread.run->gpr[DUNE_RAX] = 0;
+      return nullptr;
+    case kHcSignalAtFrame: {
+      const auto* from = reinterpret_cast<const dune_tf*>(thread.run->gpr[DUNE_RDI]);
+      copy_words(thread.native_frame(), from, sizeof(*from));
+      thread.run_from_frame();
+      return nullptr;
+    }
   }
   thread.run->gpr[DUNE_RAX] = static_cast<uint64_t>(-ENOSYS);
   return nullptr;
@@ -161,12 +182,16 @@ dune_tf* host_call(Thread& thread) {
       return host_clone(thread);
     case __NR_exit:
       host_exit_thread(thread);
-    case __NR_rt_sigreturn: {
-      // The signal frame was made for native code: return there.
-      dune_tf* tf = thread.frame_from_run();
-      tf->rip -= kSyscallInsnBytes;
-      return tf;
-    }
+      return nullptr;
+    case __NR_rt_sigreturn:
+      host_sigreturn(thread);
+      return nullptr;
+    case __NR_rt_sigaction:
+      run.gpr[DUNE_RAX] = static_cast<uint64_t>(host_sigaction(thread));
+      return nullptr;
+    case __NR_sigaltstack:
+      run.gpr[DUNE_RAX] = static_cast<uint64_t>(host_sigaltstack(thread));
+      return nullptr;
   }
   run.gpr[DUNE_RAX] = static_cast<uint64_t>(
       sys::call(nr, static_cast<long>(run.gpr[DUNE_RDI]), static_cast<long>(run.gpr[DUNE_RSI]),

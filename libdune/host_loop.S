@@ -14,6 +14,13 @@
  */
 #include "libdune/offsets.h"
 
+/* A place that host_signal.cc knows. */
+.macro PLACE name
+	.globl	\name
+	.hidden	\name
+\name:
+.endm
+
 	.text
 
 /*
@@ -44,25 +51,26 @@ dune_enter_guest:
 	/* fall through */
 
 /* void dune_host_run(Thread *) */
-	.globl dune_host_run
-	.hidden dune_host_run
-dune_host_run:
+PLACE dune_host_run
+	cmpl	$0, THREAD_HAS_KEPT(%rdi)
+	jne	.Lrun_kept
+1:	movl	$MODE_HOST, THREAD_MODE(%rdi)
 	mov	%rdi, %r13
 	mov	THREAD_RUN(%r13), %rbx
 	mov	THREAD_VCPU_FD(%r13), %r12d
 	mov	THREAD_HOST_SP(%r13), %rsp
 	xor	%ebp, %ebp
 
-	.globl dune_host_resume
-	.hidden dune_host_resume
-dune_host_resume:
+PLACE dune_host_resume
 	mov	%r12d, %edi
 	xor	%esi, %esi
 	xor	%edx, %edx
 	mov	$NR_LSEEK, %eax
 	syscall				/* DUNE_RUN: the exit reason, or -errno */
+PLACE dune_host_resumed
 	cmp	$RUN_EXIT_IS_SYSCALL, %eax
-	jne	.Lother_exit
+	jne	dune_host_other
+PLACE dune_host_load
 	mov	RUN_RDI(%rbx), %rdi
 	mov	RUN_RSI(%rbx), %rsi
 	mov	RUN_RDX(%rbx), %rdx
@@ -70,14 +78,13 @@ dune_host_resume:
 	mov	RUN_R8(%rbx), %r8
 	mov	RUN_R9(%rbx), %r9
 	mov	RUN_RAX(%rbx), %rax
-	.globl dune_host_syscall
-	.hidden dune_host_syscall
-dune_host_syscall:
+PLACE dune_host_syscall
 	syscall
+PLACE dune_host_called
 	mov	%rax, RUN_RAX(%rbx)
 	jmp	dune_host_resume
 
-.Lother_exit:
+PLACE dune_host_other
 	test	%eax, %eax		/* DUNE_EXIT_NONE */
 	jz	dune_host_resume
 	cmp	$MINUS_EINTR, %eax	/* a signal's handler has run meanwhile */
@@ -86,9 +93,16 @@ dune_host_syscall:
 	movslq	%eax, %rsi
 	cld
 	call	dune_host_exit		/* null, or a frame to go on with natively */
+PLACE dune_host_exited
 	test	%rax, %rax
-	jz	dune_host_resume
-	mov	%rax, %rdi
+	jnz	1f
+	cmpl	$0, THREAD_HAS_KEPT(%r13)
+	je	dune_host_resume
+	mov	%r13, %rdi
+	xor	%esi, %esi
+	call	dune_host_deliver_kept
+	jmp	dune_host_resume
+1:	mov	%rax, %rdi
 	.size dune_enter_guest, . - dune_enter_guest
 	/* fall through */
 
@@ -98,10 +112,12 @@ dune_host_syscall:
  * one step: RIP, RFLAGS and RSP.  The frame stands on the host stack, so a signal in
  * between lands below it.
  */
-	.globl dune_host_native
-	.hidden dune_host_native
 	.type dune_host_native, @function
-dune_host_native:
+PLACE dune_host_native
+	cmpl	$0, FRAME_TO_THREAD + THREAD_HAS_KEPT(%rdi)
+	jne	.Lnative_kept
+	mov	FRAME_TO_THREAD + THREAD_LEAVING(%rdi), %eax
+	mov	%eax, FRAME_TO_THREAD + THREAD_MODE(%rdi)
 	mov	%rdi, %rsp
 	pop	%rdi
 	pop	%rsi
@@ -122,7 +138,23 @@ dune_host_native:
 	movq	$USER_CS, 8(%rsp)
 	movq	$USER_SS, 32(%rsp)
 	iretq
+PLACE dune_host_native_end
 	.size dune_host_native, . - dune_host_native
+
+/* A signal came meanwhile, and all are blocked since. */
+.Lnative_kept:
+	mov	%rdi, %rsp
+	mov	%rdi, %rsi
+	add	$FRAME_TO_THREAD, %rdi
+	call	dune_host_deliver_kept
+	ud2
+.Lrun_kept:
+	mov	%rdi, %r13
+	mov	THREAD_HOST_SP(%r13), %rsp
+	xor	%esi, %esi
+	call	dune_host_deliver_kept
+	mov	%r13, %rdi
+	jmp	1b
 
 /*
  * long dune_host_clone(Thread *thread, Thread *child)
@@ -131,6 +163,8 @@ dune_host_native:
  * tracers and filters see what the program asked for.  A child that shares memory starts
  * with rsp = the stack it asked for (or ours, when it asked for none) and all other
  * registers as they are here; it changes to its own host stack before it uses any.
+ *
+ * Returns 1 when a signal came before the call was made, and is to be dealt with first.
  */
 	.balign 16
 	.globl dune_host_clone
@@ -143,6 +177,9 @@ dune_host_clone:
 	mov	THREAD_RUN(%rdi), %rbx
 	mov	%rsi, %r13
 	mov	%rsp, %rbp
+PLACE dune_host_clone_check
+	cmpl	$0, THREAD_HAS_KEPT(%rdi)
+	jne	3f
 	mov	RUN_RDI(%rbx), %rdi
 	mov	RUN_RSI(%rbx), %rsi
 	mov	RUN_RDX(%rbx), %rdx
@@ -151,23 +188,80 @@ dune_host_clone:
 	mov	RUN_R9(%rbx), %r9
 	mov	RUN_RAX(%rbx), %rax
 	syscall
+PLACE dune_host_cloned
 	test	%rax, %rax
-	jnz	1f
+	jnz	dune_host_clone_back
 	test	%r13, %r13		/* a fork child has a copy of this stack */
-	jnz	2f
-1:	pop	%r13
+	jnz	dune_host_child
+PLACE dune_host_clone_back
+	pop	%r13
 	pop	%rbp
 	pop	%rbx
 	ret
-2:	xor	%esi, %esi		/* rsi = the stack asked for, or null */
+3:	mov	$1, %eax
+	jmp	dune_host_clone_back
+PLACE dune_host_child
+	xor	%esi, %esi		/* rbp = the stack asked for, or null */
 	cmp	%rbp, %rsp
 	cmovne	%rsp, %rsi
+	mov	%rsi, %rbp
 	mov	THREAD_HOST_SP(%r13), %rsp
+	lea	THREAD_NATIVE_STACK(%r13), %rdi
+	xor	%esi, %esi
+	mov	$NR_SIGALTSTACK, %eax
+	syscall				/* from here on the Thread is known by it */
+PLACE dune_host_child_end
 	mov	%r13, %rdi
+	mov	%rbp, %rsi
 	xor	%ebp, %ebp
 	call	dune_host_thread_main
 	ud2
 	.size dune_host_clone, . - dune_host_clone
+
+/*
+ * void dune_host_sigreturn(KernelContext *, Thread *)
+ * Linux loads the context, with its mask and vector state.  Comes back only if `Thread`
+ * is not null and has a signal kept.
+ */
+	.balign 16
+	.globl dune_host_sigreturn
+	.hidden dune_host_sigreturn
+	.type dune_host_sigreturn, @function
+dune_host_sigreturn:
+	test	%rsi, %rsi
+	jz	1f
+PLACE dune_host_sigreturn_check
+	cmpl	$0, THREAD_HAS_KEPT(%rsi)
+	jne	2f
+1:	mov	%rdi, %rsp
+	mov	$NR_RT_SIGRETURN, %eax
+	syscall
+PLACE dune_host_sigreturn_done
+	ud2
+2:	ret
+	.size dune_host_sigreturn, . - dune_host_sigreturn
+
+/* Where the program's rt_sigreturn goes on.  rdi = Thread */
+	.globl dune_host_sigreturned
+	.hidden dune_host_sigreturned
+	.type dune_host_sigreturned, @function
+dune_host_sigreturned:
+	mov	%rdi, %rbx
+	call	dune_host_after_sigreturn
+	mov	%rbx, %rdi
+	jmp	dune_host_run
+	.size dune_host_sigreturned, . - dune_host_sigreturned
+
+/* Behind dune_host_signal.  Debuggers know a signal frame by these bytes. */
+	.balign 16
+	.globl dune_host_restorer
+	.hidden dune_host_restorer
+	.type dune_host_restorer, @function
+	nop
+dune_host_restorer:
+	mov	$NR_RT_SIGRETURN, %rax
+	syscall
+	.size dune_host_restorer, . - dune_host_restorer
 
 /* void dune_host_exit_thread(void *mapping, size_t bytes, long status) */
 	.balign 16

@@ -35,15 +35,30 @@
 #define THREAD_HOST_SP 0
 #define THREAD_RUN 8
 #define THREAD_VCPU_FD 16
+#define THREAD_MODE 20
+#define THREAD_LEAVING 24
+#define THREAD_HAS_KEPT 28
+#define THREAD_NATIVE_STACK 32
+/* From the native frame, that is, host_sp. */
+#define FRAME_TO_THREAD 291072
+
+#define MODE_HOST 0
 
 /* dune::TrapFrame */
 #define FRAME_VECTOR 16
 #define FRAME_TF 24
+#define FRAME_CS (FRAME_TF + 136)
+
+/* What trap code asks the host side (enum Hypercall): RCX of the vmcall. */
+#define HC_SIGNAL 0xd0e0000000000102
+#define HC_SIGNAL_AT_FRAME 0xd0e0000000000103
 
 /* ioctl DUNE_RUN, system call numbers, errno */
 #define NR_LSEEK 8	/* runs the guest, as DUNE_RUN (kern/dune.h) */
 #define NR_MUNMAP 11
 #define NR_EXIT 60
+#define NR_RT_SIGRETURN 15
+#define NR_SIGALTSTACK 131
 #define MINUS_EINTR -4
 
 /* Linux's selectors of user mode (kern/dune.h says why the guest has them too). */

@@ -38,6 +38,7 @@ struct Process {
   PageTable table;
   Handler handlers[DUNE_IDT_ENTRIES] = {};
   Handler page_fault = {};
+  SignalTable signals = {};
 
   // Whether this is the child of a fork that was made outside Dune mode: vm_fd and all
   // VCPUs belong to the parent.

@@ -6,6 +6,7 @@
 
 #include <cerrno>
 
+#include "libdune/host.h"
 #include "libdune/offsets.h"
 #include "libdune/process.h"
 #include "libdune/sys.h"
@@ -15,8 +16,11 @@ namespace {
 
 constexpr size_t kNativeFrameBytes = 256;  // room for a dune_tf, keeps RSP aligned
 
-// Offsets in the mapping; the two guards are one page each.
-constexpr size_t kHostStackAt = kPageBytes;
+// Offsets in the mapping; the guards are one page each.
+constexpr size_t kNativeStackAt = kPageBytes;
+constexpr size_t kKeptStateAt = kNativeStackAt + kNativeStackBytes;
+constexpr size_t kHostGuardAt = kKeptStateAt + kKeptStateBytes;
+constexpr size_t kHostStackAt = kHostGuardAt + kPageBytes;
 constexpr size_t kHandlerGuardAt = kHostStackAt + kHostStackBytes;
 constexpr size_t kHandlerStackAt = kHandlerGuardAt + kPageBytes;
 constexpr size_t kIstAt = kHandlerStackAt + kHandlerStackBytes;
@@ -30,6 +34,15 @@ static_assert(sizeof(dune_tf) == 168 && sizeof(dune_tf) <= kNativeFrameBytes);
 static_assert(offsetof(Thread, host_sp) == THREAD_HOST_SP);
 static_assert(offsetof(Thread, run) == THREAD_RUN);
 static_assert(offsetof(Thread, vcpu_fd) == THREAD_VCPU_FD);
+static_assert(offsetof(Thread, mode) == THREAD_MODE && kModeHost == MODE_HOST);
+static_assert(offsetof(Thread, leaving) == THREAD_LEAVING);
+static_assert(offsetof(Thread, has_kept) == THREAD_HAS_KEPT);
+static_assert(offsetof(Thread, native_stack) == THREAD_NATIVE_STACK);
+static_assert(kThreadAt - (kHandlerGuardAt - kNativeFrameBytes) == FRAME_TO_THREAD);
+static_assert(offsetof(TrapFrame, tf) + offsetof(dune_tf, cs) == FRAME_CS);
+static_assert((DUNE_HYPERCALL | kHcSignal) == HC_SIGNAL);
+static_assert((DUNE_HYPERCALL | kHcSignalAtFrame) == HC_SIGNAL_AT_FRAME);
+static_assert(__NR_rt_sigreturn == NR_RT_SIGRETURN && __NR_sigaltstack == NR_SIGALTSTACK);
 static_assert(offsetof(TrapFrame, vector) == FRAME_VECTOR);
 static_assert(offsetof(TrapFrame, tf) == FRAME_TF);
 static_assert(sizeof(TrapFrame) == 192);
@@ -60,6 +73,7 @@ Result<Thread*> Thread::allocate() {
 
   char* base = reinterpret_cast<char*>(map);
   long ret = sys::mprotect(base, kPageBytes, PROT_NONE);
+  if (!ret) ret = sys::mprotect(base + kHostGuardAt, kPageBytes, PROT_NONE);
   if (!ret) ret = sys::mprotect(base + kHandlerGuardAt, kPageBytes, PROT_NONE);
   if (ret) {
     sys::munmap(base, kMappingBytes);
@@ -69,6 +83,13 @@ Result<Thread*> Thread::allocate() {
   auto* thread = reinterpret_cast<Thread*>(base + kThreadAt);
   thread->host_sp = reinterpret_cast<uint64_t>(base + kHandlerGuardAt - kNativeFrameBytes);
   thread->vcpu_fd = -1;
+  thread->signals = &process.signals;
+  thread->alternate.clear();
+  thread->native_stack.base = reinterpret_cast<uint64_t>(base + kNativeStackAt);
+  thread->native_stack.size = kNativeStackBytes;
+  auto* label = reinterpret_cast<NativeStackLabel*>(base + kNativeStackAt);
+  label->magic = kNativeStackMagic;
+  label->thread = thread;
   for (int i = 0; i < kIstStacks; i++) {
     // The pointer stands above the top, which stays a multiple of 16 (guest_entry.S).
     char* top = base + kIstAt + (i + 1) * kIstStackBytes - 16;
@@ -85,6 +106,15 @@ void* Thread::mapping() { return bytes_of(this) - kThreadAt; }
 size_t Thread::mapping_bytes() const { return kMappingBytes; }
 
 void Thread::free() { sys::munmap(mapping(), kMappingBytes); }
+
+char* Thread::kept_state() { return static_cast<char*>(mapping()) + kKeptStateAt; }
+
+const TrapFrame* Thread::trap_on_ist(uint64_t rsp) const {
+  const uint64_t low = reinterpret_cast<uint64_t>(this) - kThreadAt + kIstAt;
+  if (rsp <= low || rsp > low + kIstStacks * kIstStackBytes) return nullptr;
+  const uint64_t top = tss.ist[(rsp - low - 1) / kIstStackBytes];
+  return reinterpret_cast<const TrapFrame*>(top - sizeof(TrapFrame));
+}
 
 uint64_t Thread::handler_stack_low() const {
   return reinterpret_cast<uint64_t>(this) - kThreadAt + kHandlerStackAt;

@@ -4,10 +4,11 @@
 //
 // All of it lies in one mapping, from low to high addresses:
 //
-//   guard | host stack, the native frame at its top | guard | handler stack | IST | Thread
+//   guard | native stack | kept state | guard | host stack, the native frame at its top |
+//   guard | handler stack | IST | Thread
 //
-// The host side runs on the host stack, and so do signal handlers that arrive while
-// it waits in the kernel.  A trap starts on a small IST stack, which holds a pointer to
+// The host side runs on the host stack.  Linux delivers signals on the native stack
+// (signals.h).  A trap starts on a small IST stack, which holds a pointer to
 // the Thread above its top, so that nothing that the program can change (GS, FS, RSP) is
 // needed to find it.  A registered handler runs on the handler stack; a trap from there
 // goes on below it, so traps nest until the stack is used up.
@@ -21,6 +22,7 @@
 #include "libdune/descriptors.h"
 #include "libdune/dune.h"
 #include "libdune/result.h"
+#include "libdune/signals.h"
 
 namespace dune {
 
@@ -28,11 +30,17 @@ constexpr size_t kPageBytes = 4096;
 constexpr size_t kHostStackBytes = 256 * 1024;
 constexpr size_t kHandlerStackBytes = 256 * 1024;
 constexpr size_t kIstStackBytes = 4096;
+constexpr size_t kNativeStackBytes = 64 * 1024;
+constexpr size_t kKeptStateBytes = 16 * 1024;  // AMX: 11 KiB
+constexpr uint64_t kSyscallInsnBytes = 2;
+constexpr uint32_t kSetAll = DUNE_SET_RIP | DUNE_SET_RSP | DUNE_SET_RFLAGS;
 
 // What the guest asks of the host side.
 enum Hypercall : uint64_t {
   kHcLeave = DUNE_HC_USER,  // go on natively behind the vmcall
   kHcLeaveAtFrame,          // rdi: a dune_tf; go on natively there.  rsi: enum LeaveReason
+  kHcSignal,                // deliver the kept signal: behind the vmcall,
+  kHcSignalAtFrame,         // or at rdi, a dune_tf of ring 0
 };
 
 enum LeaveReason : uint64_t {
@@ -56,10 +64,27 @@ inline void copy_words(void* to, const void* from, size_t bytes) {
   asm volatile("rep movsq" : "+D"(to), "+S"(from), "+c"(words) : : "memory");
 }
 
+enum Mode : uint32_t {
+  kModeHost,    // in Dune mode: the guest, or the host side for it
+  kModeOnce,    // natively, for one instruction that will raise a signal
+  kModeNative,  // natively: has not entered or has left
+};
+
+// At the low end of the native stack: how a signal finds its Thread.
+struct NativeStackLabel {
+  uint64_t magic;
+  struct Thread* thread;
+};
+constexpr uint64_t kNativeStackMagic = 0x6b6361747364756eull;
+
 struct alignas(16) Thread {
   uint64_t host_sp;  // the host side's stack pointer, whenever the guest runs
   dune_run* run;
   int32_t vcpu_fd;
+  Mode mode;
+  Mode leaving;       // what dune_host_native() makes of it
+  uint32_t has_kept;  // a signal waits in `kept`, and all are blocked
+  KernelStack native_stack;
   bool entered_by_call;     // dune_enter_guest() waits for a result in rax
   bool parent_frees;        // a vfork child: its parent frees this block
   uint32_t retries;         // DUNE_RUN failed for lack of memory, in a row
@@ -68,6 +93,14 @@ struct alignas(16) Thread {
   uint32_t probes;          // so many times
   Gdt gdt;
   Tss tss;
+
+  SignalTable* signals;     // the process's, or
+  SignalTable own_signals;  // of one that shares memory but not handlers (vfork)
+  AlternateStack alternate;  // the program's
+  KeptSignal kept;
+  KernelRegisters sigreturn;  // where the program's rt_sigreturn goes
+  KernelStack sigreturn_stack;
+  Thread* spare_child;  // allocated for a clone that was not made
 
   // Allocates the mapping and fills it but for the VCPU.  ENOMEM.
   static Result<Thread*> allocate();
@@ -87,6 +120,10 @@ struct alignas(16) Thread {
 
   // Where the registers stand with which the thread goes on natively.
   dune_tf* native_frame() { return reinterpret_cast<dune_tf*>(host_sp); }
+  // Room for the vector state of `kept`.
+  char* kept_state();
+  // The frame of the trap whose IST stack `rsp` is on, else null.
+  const TrapFrame* trap_on_ist(uint64_t rsp) const;
   // Copies run page to native frame and back.
   dune_tf* frame_from_run();
   void run_from_frame();
@@ -117,8 +154,11 @@ extern "C" {
 // What XSAVE writes for all features that Linux enabled; 0: only FXSAVE exists.
 extern uint32_t dune_xsave_bytes [[gnu::visibility("hidden")]];
 
-extern const char dune_host_resume[] [[gnu::visibility("hidden")]];
-extern const char dune_host_syscall[] [[gnu::visibility("hidden")]];
+// rt_sigreturn with this context.  Comes back only with a signal kept in `thread`, which
+// may be null.
+[[gnu::visibility("hidden")]] void dune_host_sigreturn(dune::KernelContext* context,
+                                                       dune::Thread* thread);
+
 extern const char dune_guest_syscall[] [[gnu::visibility("hidden")]];
 extern const char dune_guest_vectors[] [[gnu::visibility("hidden")]];  // 256 stubs of 32 bytes
 }
