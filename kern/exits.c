@@ -102,6 +102,7 @@ static enum dune_step handle_vmcall(struct dune_vcpu *vcpu)
 	u64 rcx = READ_ONCE(run->gpr[DUNE_RCX]);
 	u64 r11 = READ_ONCE(run->gpr[DUNE_R11]);
 
+	vcpu->slow_vmcalls++;
 	/* What VMCALL does to user mode on a machine without a hypervisor. */
 	if (vcpu->exit.user_mode)
 		return inject_fault(vcpu, X86_TRAP_UD, false);
@@ -126,6 +127,10 @@ static enum dune_step handle_vmcall(struct dune_vcpu *vcpu)
 	if (!dune_canonical(rcx))
 		return inject_fault(vcpu, X86_TRAP_GP, true);
 	dune_sysret(vcpu, rcx, r11);
+	if (!(r11 & DUNE_VMCALL_HOST)) {
+		vcpu->slow_vmcalls--;
+		return DUNE_STEP_SYSCALL;
+	}
 	publish(vcpu, DUNE_EXIT_HOSTCALL);
 	return DUNE_STEP_USER;
 }

@@ -57,17 +57,16 @@ static void on_return(struct user_return_notifier *urn)
 	 * Irqs are off: a VCPU that is seen here stays until we are done, as its
 	 * memory is freed a grace period after disarm.
 	 */
-	if (unlikely(!vcpu || f->task != current || vcpu->vm->mm != current->mm)) {
+	if (unlikely(!vcpu || f->task != current || vcpu->mm != current->mm)) {
 		unregister(f);
 		return;
 	}
-	if (likely(regs->ip == vcpu->syscall_ip + 2))
+	if (likely(regs->ip == vcpu->return_ip))
 		vcpu->run->gpr[DUNE_RAX] = regs->ax;
-	else if (regs->ip != vcpu->resume_ip)
+	else if (regs->ip != vcpu->resume_ip || READ_ONCE(vcpu->run->set))
 		return;
 	/* RUN has to deal with these, and with a program counter set by user space. */
-	if (unlikely(vcpu->pending != DUNE_STEP_AGAIN || vcpu->error ||
-		     READ_ONCE(vcpu->run->set))) {
+	if (unlikely(vcpu->pending != DUNE_STEP_AGAIN || vcpu->error)) {
 		regs->ip = vcpu->resume_ip;
 		return;
 	}
@@ -89,11 +88,9 @@ static void on_return(struct user_return_notifier *urn)
 	regs->r10 = READ_ONCE(gpr[DUNE_R10]);
 	regs->r8 = READ_ONCE(gpr[DUNE_R8]);
 	regs->r9 = READ_ONCE(gpr[DUNE_R9]);
-	regs->ip = vcpu->syscall_ip;
-	/* What SYSRET wants to see; otherwise the slower IRET is taken. */
+	regs->ip = vcpu->return_ip - DUNE_SYSCALL_LEN;
+	/* SYSRET wants this (r11 is right from SYSCALL); else the slower IRET is taken. */
 	regs->cx = regs->ip;
-	regs->r11 = regs->flags;
-	vcpu->stats.fast_forwards++;
 }
 
 void dune_forward_arm(struct dune_vcpu *vcpu)

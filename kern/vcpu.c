@@ -106,6 +106,7 @@ static long vcpu_run(struct dune_vcpu *vcpu)
 			step = run_once(vcpu);
 	}
 	vcpu->run->exit_reason = DUNE_EXIT_SYSCALL;
+	vcpu->slow_vmcalls++;
 	if (vcpu->fast)
 		dune_forward_arm(vcpu);
 	return DUNE_EXIT_SYSCALL;
@@ -150,16 +151,32 @@ static long get_state(struct dune_vcpu *vcpu, struct dune_vcpu_state __user *arg
 	return copy_to_user(arg, &vcpu->state, sizeof(vcpu->state)) ? -EFAULT : 0;
 }
 
+void dune_vcpu_stats(const struct dune_vcpu *vcpu, struct dune_stats *sum)
+{
+	const u64 *from = vcpu->stats.exits;
+	u64 *to = sum->exits;
+	size_t n = (offsetof(struct dune_stats, reserved) - offsetof(struct dune_stats, exits)) /
+		   sizeof(u64);
+	u64 vmcalls = READ_ONCE(vcpu->stats.exits[EXIT_REASON_VMCALL]);
+	int i;
+
+	/* All u64 between two marks of the struct. */
+	for (; n; n--)
+		*to++ += READ_ONCE(*from++);
+	/* Every entry ends by an exit, a failed one too. */
+	for (i = 0; i < DUNE_NR_EXIT_REASONS; i++)
+		sum->entries += READ_ONCE(vcpu->stats.exits[i]);
+	sum->fast_forwards += vmcalls - READ_ONCE(vcpu->slow_vmcalls);
+}
+
 static long get_stats(struct dune_vcpu *vcpu, void __user *arg)
 {
-	struct dune_stats *stats = kmemdup(&vcpu->stats, sizeof(*stats), GFP_KERNEL_ACCOUNT);
+	struct dune_stats *stats = kzalloc(sizeof(*stats), GFP_KERNEL_ACCOUNT);
 	long ret;
-	int i;
 
 	if (!stats)
 		return -ENOMEM;
-	for (i = 0; i < DUNE_NR_EXIT_REASONS; i++)
-		stats->entries += stats->exits[i];
+	dune_vcpu_stats(vcpu, stats);
 	ret = dune_stats_to_user(stats, arg);
 	kfree(stats);
 	return ret;
@@ -172,7 +189,7 @@ static long vcpu_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 
 	if (unlikely(cmd == DUNE_GET_STATS))
 		return get_stats(vcpu, p);
-	if (unlikely(vcpu->vm->mm != current->mm))
+	if (unlikely(vcpu->mm != current->mm))
 		return -EIO;
 	if (unlikely(vcpu->task != current))
 		return -EBUSY;
@@ -200,7 +217,7 @@ static loff_t vcpu_llseek(struct file *file, loff_t offset, int whence)
 {
 	struct dune_vcpu *vcpu = file->private_data;
 
-	if (unlikely(vcpu->vm->mm != current->mm))
+	if (unlikely(vcpu->mm != current->mm))
 		return -EIO;
 	if (unlikely(vcpu->task != current))
 		return -EBUSY;
@@ -214,7 +231,7 @@ static int vcpu_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	struct dune_vcpu *vcpu = file->private_data;
 
-	if (vcpu->vm->mm != current->mm)
+	if (vcpu->mm != current->mm)
 		return -EIO;
 	if (vma->vm_pgoff || vma->vm_end - vma->vm_start != PAGE_SIZE ||
 	    !(vma->vm_flags & VM_SHARED) || vma->vm_flags & VM_EXEC)
@@ -302,8 +319,9 @@ int dune_vcpu_create(struct dune_vm *vm, struct dune_vcpu_create __user *arg)
 		return -ENOMEM;
 	vcpu->vm = vm;
 	vcpu->task = current;
+	vcpu->mm = vm->mm;
 	vcpu->fast = create.flags & DUNE_VCPU_FAST;
-	vcpu->syscall_ip = create.syscall_ip;
+	vcpu->return_ip = create.syscall_ip + DUNE_SYSCALL_LEN;
 	vcpu->resume_ip = create.resume_ip;
 	vcpu->rflags = X86_EFLAGS_FIXED | X86_EFLAGS_IF;
 	vcpu->state.size = sizeof(vcpu->state);

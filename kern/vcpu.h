@@ -13,6 +13,8 @@
 #include "vm.h"
 #include "vmx.h"
 
+#define DUNE_SYSCALL_LEN 2	/* bytes of the instruction */
+
 /* What is to be done after one trip into the guest. */
 enum dune_step {
 	DUNE_STEP_AGAIN,	/* handled: enter again */
@@ -40,17 +42,18 @@ static inline bool dune_canonical(u64 va)
 /*
  * Is this vmcall a system call to forward and nothing else?  Then its registers
  * say where the guest goes on, and nothing more has to be read from the VMCS.
- * (The number of a hypercall is not canonical.)
+ * The usual return address is a user address and RFLAGS have no high bits; a
+ * hypercall's number and DUNE_VMCALL_HOST do.
  */
 static __always_inline bool dune_is_forward(const struct dune_run *run)
 {
-	return dune_canonical(READ_ONCE(run->gpr[DUNE_RCX])) &&
-	       !(READ_ONCE(run->gpr[DUNE_R11]) & DUNE_VMCALL_HOST);
+	return !((READ_ONCE(run->gpr[DUNE_RCX]) | READ_ONCE(run->gpr[DUNE_R11])) >> 47);
 }
 
 struct dune_vcpu {
 	struct dune_vm *vm;
 	struct task_struct *task;	/* the owner; compared, never dereferenced */
+	struct mm_struct *mm;		/* vm->mm */
 	struct dune_run *run;		/* shared with user space */
 	struct dune_vmx vmx;
 	struct dune_vcpu_state state;
@@ -63,10 +66,11 @@ struct dune_vcpu {
 	struct dune_exit exit;
 
 	bool fast;
-	u64 syscall_ip, resume_ip;
+	u64 return_ip, resume_ip;	/* behind the forwarded `syscall`; before RUN */
 
 	struct dune_ept_cache ept_cache;
 	struct dune_stats stats;	/* written by the owner only */
+	u64 slow_vmcalls;	/* VMCALL exits that were no fast forward: those are many */
 	struct list_head in_vm;		/* vm->vcpus */
 	struct rcu_work free_work;
 };
@@ -94,6 +98,9 @@ static inline void dune_sysret(struct dune_vcpu *vcpu, u64 rcx, u64 r11)
 	vcpu->dirty |= DUNE_DIRTY_RIP | DUNE_DIRTY_RFLAGS;
 }
 
+/* Adds the VCPU's counters to sum. */
+void dune_vcpu_stats(const struct dune_vcpu *vcpu, struct dune_stats *sum);
+
 /* exits.c: what the exit in vcpu->exit asks for.  Irqs off. */
 enum dune_step dune_exit_handle(struct dune_vcpu *vcpu);
 /* vcpu_sync.c: the ioctl DUNE_SYNC. */
@@ -104,7 +111,7 @@ enum dune_step dune_exit_slow(struct dune_vcpu *vcpu);
 /* forward.c: the fast way */
 int dune_forward_init(void);
 void dune_forward_remove(void);
-/* The next return to user mode at vcpu->syscall_ip + 2 enters the guest. */
+/* The next return to user mode at vcpu->return_ip enters the guest. */
 void dune_forward_arm(struct dune_vcpu *vcpu);
 /* No CPU will enter through vcpu any more, once a grace period is over. */
 void dune_forward_disarm(struct dune_vcpu *vcpu);

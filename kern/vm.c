@@ -43,28 +43,14 @@ int dune_vm_slot(struct dune_vm *vm, u64 va, u64 *gpa)
 	return ret;
 }
 
-/* Adds the counters of one VCPU: all u64 between two marks of the struct. */
-static void add_stats(struct dune_stats *sum, const struct dune_stats *one)
-{
-	u64 *to = sum->exits;
-	const u64 *from = one->exits;
-	size_t n = (offsetof(struct dune_stats, reserved) - offsetof(struct dune_stats, exits)) /
-		   sizeof(u64);
-
-	for (; n; n--)
-		*to++ += READ_ONCE(*from++);
-}
-
 void dune_vm_stats(struct dune_vm *vm, struct dune_stats *stats)
 {
 	struct dune_vcpu *vcpu;
-	int i;
 
-	memset(stats, 0, sizeof(*stats));
 	spin_lock(&vm->vcpus_lock);
-	add_stats(stats, &vm->retired);
+	*stats = vm->retired;
 	list_for_each_entry(vcpu, &vm->vcpus, in_vm) {
-		add_stats(stats, &vcpu->stats);
+		dune_vcpu_stats(vcpu, stats);
 		stats->nr_vcpus++;
 	}
 	spin_unlock(&vm->vcpus_lock);
@@ -76,15 +62,12 @@ void dune_vm_stats(struct dune_vm *vm, struct dune_stats *stats)
 	stats->ept_tables = vm->ept.nr_tables;
 	spin_unlock(&vm->mmu_lock);
 	stats->slots = READ_ONCE(vm->slots.used);
-	/* Every entry ends by an exit, a failed one too. */
-	for (i = 0; i < DUNE_NR_EXIT_REASONS; i++)
-		stats->entries += stats->exits[i];
 }
 
 void dune_vm_retire_stats(struct dune_vm *vm, struct dune_vcpu *vcpu)
 {
 	spin_lock(&vm->vcpus_lock);
-	add_stats(&vm->retired, &vcpu->stats);
+	dune_vcpu_stats(vcpu, &vm->retired);
 	list_del(&vcpu->in_vm);
 	spin_unlock(&vm->vcpus_lock);
 }

@@ -40,10 +40,10 @@ fail:
 
 static __always_inline int dune_vmptrst(u64 *pa)
 {
-	asm goto("1: vmptrst (%0)\n\t"
+	asm goto("1: vmptrst %0\n\t"
 		 "jbe %l[fail]\n\t"
 		 _ASM_EXTABLE(1b, %l[fail])
-		 : : "r" (pa) : "cc", "memory" : fail);
+		 : : "m" (*pa) : "cc", "memory" : fail);
 	return 0;
 fail:
 	return -EIO;

@@ -36,7 +36,7 @@
  * A VM exit leaves the data selectors and the LDT null, DR7 and DEBUGCTL clear;
  * PEBS would write its records through the guest's page tables.
  */
-static __always_inline bool have_special(void)
+static __always_inline bool have_special(const struct mm_struct *mm)
 {
 	u32 ds, es, fs, gs, debugctl, high, pebs = 0;
 
@@ -47,7 +47,7 @@ static __always_inline bool have_special(void)
 	asm volatile("rdmsr" : "=a" (debugctl), "=d" (high) : "c" (MSR_IA32_DEBUGCTLMSR));
 	if (static_cpu_has(X86_FEATURE_PEBS))
 		asm volatile("rdmsr" : "=a" (pebs), "=d" (high) : "c" (MSR_IA32_PEBS_ENABLE));
-	return (ds | es | fs | gs | debugctl | pebs) || current->mm->context.ldt ||
+	return (ds | es | fs | gs | debugctl | pebs) || mm->context.ldt ||
 	       hw_breakpoint_active();
 }
 
@@ -355,6 +355,7 @@ static __always_inline int run_current(struct dune_vcpu *vcpu, int cpu, bool mov
 {
 	struct dune_vmx *vmx = &vcpu->vmx;
 	bool special;
+	u32 reason;
 	u64 fs, gs;
 	int err;
 
@@ -372,7 +373,7 @@ static __always_inline int run_current(struct dune_vcpu *vcpu, int cpu, bool mov
 		return entry_failed(vcpu);
 	}
 
-	special = have_special();
+	special = have_special(vcpu->mm);
 	if (unlikely(special))
 		save_special(&vmx->special);
 	if (static_branch_unlikely(&dune_l1d_flush))
@@ -397,10 +398,11 @@ static __always_inline int run_current(struct dune_vcpu *vcpu, int cpu, bool mov
 		write_bases(vmx, fs, gs);
 	}
 	/* VMCALL exits at every privilege level; only ring 0 may ask for anything. */
-	if (vcpu->exit.reason == EXIT_REASON_VMCALL && likely(dune_is_forward(vcpu->run)) &&
+	reason = vcpu->exit.reason;
+	if (reason == EXIT_REASON_VMCALL && likely(dune_is_forward(vcpu->run)) &&
 	    likely(!(dune_vmread(GUEST_SS_AR_BYTES) & SS_DPL_MASK)))
 		return DUNE_WINDOW_FORWARD;
-	if (vcpu->exit.reason != EXIT_REASON_EXTERNAL_INTERRUPT)
+	if (reason != EXIT_REASON_EXTERNAL_INTERRUPT)
 		capture_details(vcpu);
 	return 0;
 }
