@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "libdune/dune.hpp"
+#include "libdune/own_fds.h"
 #include "libdune/process.h"
 #include "libdune/sys.h"
 #include "libdune/thread.h"
@@ -35,9 +36,12 @@ Result<void> prepare_process(const Options& options) {
     done = process.create(true);
     if (done) import_signal_actions();
   } else if (process.inherited()) {
-    sys::close(process.vm_fd);
+    drop_own_fds(false);
     process.vm_fd = -1;
-    if (left_thread) left_thread->close_vcpu();
+    if (left_thread) {
+      left_thread->vcpu_fd = -1;
+      left_thread->close_vcpu();
+    }
     done = process.create(false);
   }
   __atomic_store_n(&creating, 0, __ATOMIC_RELEASE);

@@ -25,7 +25,11 @@ dune_guest_syscall:
 	bt	%eax, special_calls(%rip)
 	jc	2f
 1:	vmcall
-2:	bts	$VMCALL_HOST_BIT, %r11
+2:	cmp	$NR_CLOSE, %eax
+	jne	3f
+	cmp	dune_own_fds_low(%rip), %edi
+	jb	1b
+3:	bts	$VMCALL_HOST_BIT, %r11
 	vmcall
 	.globl dune_guest_syscall_end
 	.hidden dune_guest_syscall_end
@@ -34,13 +38,25 @@ dune_guest_syscall_end:
 
 	.section .rodata
 	.balign 64
+.macro SPECIAL numbers:vararg
+	.rept	16
+	word = 0
+	.irp	number, \numbers
+	.if	\number / 32 == index
+	word = word | (1 << (\number % 32))
+	.endif
+	.endr
+	.long	word
+	index = index + 1
+	.endr
+.endm
 /*
- * One bit per number: rt_sigaction 13, rt_sigreturn 15, clone 56, fork 57, vfork 58,
- * exit 60, sigaltstack 131, clone3 435.
+ * One bit per number: close, rt_sigaction, rt_sigreturn, dup2, clone, fork, vfork, exit,
+ * sigaltstack, dup3, clone3, close_range.
  */
+index = 0
 special_calls:
-	.long	(1 << 13) | (1 << 15), (1 << 24) | (1 << 25) | (1 << 26) | (1 << 28), 0, 0
-	.long	1 << 3, 0, 0, 0, 0, 0, 0, 0, 0, 1 << 19, 0, 0
+	SPECIAL	3, 13, 15, 33, 56, 57, 58, 60, 131, 292, 435, 436
 	.size special_calls, . - special_calls
 
 	.text

@@ -12,6 +12,7 @@
 #include <cerrno>
 
 #include "libdune/host.h"
+#include "libdune/own_fds.h"
 #include "libdune/print.h"
 #include "libdune/process.h"
 #include "libdune/sys.h"
@@ -56,11 +57,8 @@ uint64_t clone_flags(const dune_run& run) {
 // In a fork child: the memory is a copy, and the descriptors belong to the parent's VM.
 [[noreturn]] void start_fork_child(Thread& thread, bool shares_files) {
   thread.signals->unlock_after_fork();
-  if (shares_files) {
-    thread.vcpu_fd = -1;
-  } else {
-    sys::close(process.vm_fd);
-  }
+  drop_own_fds(shares_files);
+  thread.vcpu_fd = -1;
   thread.close_vcpu();
   process.vm_fd = -1;
   Result<void> ready = process.create(false);
@@ -107,7 +105,10 @@ dune_tf* host_clone(Thread& thread) {
 
   // After vfork the child has run its exec or its exit by now.
   if (child && (ret < 0 || (flags & CLONE_VFORK))) {
-    if (!(flags & CLONE_FILES)) child->vcpu_fd = -1;  // it was in the child's own table
+    if (!(flags & CLONE_FILES) && child->vcpu_fd >= 0) {
+      forget_own_fd(child->vcpu_fd);  // it was in the child's own table
+      child->vcpu_fd = -1;
+    }
     child->close_vcpu();
     child->free();
   }

@@ -9,6 +9,7 @@
 #include <cerrno>
 
 #include "libdune/host.h"
+#include "libdune/own_fds.h"
 #include "libdune/print.h"
 #include "libdune/sys.h"
 
@@ -188,6 +189,16 @@ dune_tf* host_call(Thread& thread) {
       return nullptr;
     case __NR_rt_sigaction:
       run.gpr[DUNE_RAX] = static_cast<uint64_t>(host_sigaction(thread));
+      return nullptr;
+    case __NR_close:
+      run.gpr[DUNE_RAX] = static_cast<uint64_t>(host_close(thread));
+      return nullptr;
+    case __NR_dup2:
+    case __NR_dup3:
+      run.gpr[DUNE_RAX] = static_cast<uint64_t>(host_dup_onto(thread));
+      return nullptr;
+    case __NR_close_range:
+      run.gpr[DUNE_RAX] = static_cast<uint64_t>(host_close_range(thread));
       return nullptr;
     case __NR_sigaltstack:
       run.gpr[DUNE_RAX] = static_cast<uint64_t>(host_sigaltstack(thread));

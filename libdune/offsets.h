@@ -55,6 +55,7 @@
 
 /* ioctl DUNE_RUN, system call numbers, errno */
 #define NR_LSEEK 8	/* runs the guest, as DUNE_RUN (kern/dune.h) */
+#define NR_CLOSE 3
 #define NR_MUNMAP 11
 #define NR_EXIT 60
 #define NR_RT_SIGRETURN 15

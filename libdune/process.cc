@@ -8,6 +8,7 @@
 
 #include <cerrno>
 
+#include "libdune/own_fds.h"
 #include "libdune/sys.h"
 
 extern "C" {
@@ -155,7 +156,9 @@ static Result<int> create_vm(const Devices& devices) {
   long vm = sys::ioctl(devices.dune, DUNE_CREATE_VM, &create);
   sys::close(static_cast<int>(kvm_vm));
   if (vm < 0) return Error{static_cast<int>(-vm), "dune.ko cannot make a VM (dmesg may say more)"};
-  return sys::move_high(static_cast<int>(vm));
+  const int high = sys::move_high(static_cast<int>(vm));
+  add_own_fd(high);
+  return high;
 }
 
 Result<void> Process::create(bool fresh) {
@@ -171,7 +174,7 @@ Result<void> Process::create(bool fresh) {
   if (!(features & DUNE_FEATURE_FAST)) vcpu_flags &= ~DUNE_VCPU_FAST;
 
   auto fail = [&](const Error& error) {
-    sys::close(vm_fd);
+    close_own_fd(vm_fd);
     vm_fd = -1;
     return error;
   };

@@ -8,6 +8,7 @@
 
 #include "libdune/host.h"
 #include "libdune/offsets.h"
+#include "libdune/own_fds.h"
 #include "libdune/process.h"
 #include "libdune/sys.h"
 
@@ -138,6 +139,7 @@ Result<void> Thread::create_vcpu() {
   long fd = sys::ioctl(process.vm_fd, DUNE_CREATE_VCPU, &create);
   if (fd < 0) return Error{static_cast<int>(-fd), "cannot make a VCPU"};
   vcpu_fd = sys::move_high(static_cast<int>(fd));
+  add_own_fd(vcpu_fd);
 
   long page = sys::mmap(nullptr, kPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu_fd);
   if (sys::failed(page)) {
@@ -167,7 +169,7 @@ Result<void> Thread::create_vcpu() {
 
 void Thread::close_vcpu() {
   if (run) sys::munmap(run, kPageBytes);
-  if (vcpu_fd >= 0) sys::close(vcpu_fd);
+  if (vcpu_fd >= 0) close_own_fd(vcpu_fd);
   run = nullptr;
   vcpu_fd = -1;
 }
