@@ -11,7 +11,7 @@ import shutil
 from urllib.parse import quote
 
 from .fileset import FileSet
-from .kernel import KVM_MODULES
+from .kernel import KVM_MODULES, TEST_MODULES
 from .paths import BUILD, MACHINE, locked
 from .problem import Problem
 from .tool import run
@@ -71,7 +71,15 @@ def module_path(name):
 
 
 def kvm_modules(kernel):
-    return [(name, kernel.module(name)) for name in KVM_MODULES if kernel.module(name)]
+    return _modules(kernel, KVM_MODULES)
+
+
+def test_modules(kernel):
+    return _modules(kernel, TEST_MODULES)
+
+
+def _modules(kernel, names):
+    return [(name, kernel.module(name)) for name in names if kernel.module(name)]
 
 
 def finish_files(files):

@@ -5,7 +5,7 @@ import os
 import pathlib
 
 from .config import CPU_MODELS, Config
-from .image import kvm_modules
+from .image import kvm_modules, test_modules
 from .kernel import SERIES, Kernel
 from .native import NativeSession, runs_natively
 from .paths import BUILD
@@ -47,6 +47,7 @@ def make_session(options, say):
     config.check()
     kernel = Kernel(options.kernel, say)
     modules = [(name, path, None if options.no_kvm else "") for name, path in kvm_modules(kernel)]
+    modules += [(name, path, None) for name, path in test_modules(kernel)]
     module = options.module or BUILD / f"module-{options.kernel}" / "dune.ko"
     if options.module or module.exists():
         parameters = f"{_DUNE_PARAMETERS} {options.module_params}".strip()
