@@ -21,6 +21,7 @@ namespace {
 constexpr size_t kPage = 4096;
 constexpr size_t kTablePages = 64;
 constexpr uint64_t kPresentWrite = 0x3;
+constexpr uint64_t kUser = 0x4;
 constexpr uint64_t kLarge = 0x80;
 
 [[noreturn]] void die(const char* what) {
@@ -138,6 +139,11 @@ void BareVm::show(const void* p) {
         pml4e = gpa_of(vm_, pdpt) | kPresentWrite;
     }
     pdpt[va >> 30 & 511] = (gpa_of(vm_, p) & ~((1ULL << 30) - 1)) | kPresentWrite | kLarge;
+}
+
+void BareVm::show_to_ring3() {
+    for (size_t i = 0; i < 512 * tables_used_; i++)
+        if (tables_[i]) tables_[i] |= kUser;
 }
 
 void BareVm::start(void (*fn)()) {

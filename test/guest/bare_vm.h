@@ -46,6 +46,10 @@ public:
     int vm_fd() const { return vm_; }
     int vcpu_fd() const { return vcpu_; }
     int device_fd() const { return device_; }
+    // The PML4 at [0], then the PDPTs in the order in which they came: 512 entries each.
+    uint64_t* tables() { return tables_; }
+    // Lets ring 3 use all that is shown by now.
+    void show_to_ring3();
     uint64_t stack_top() const { return reinterpret_cast<uint64_t>(stack_) + kStackSize; }
 
     static constexpr size_t kStackSize = 64 * 1024;
