@@ -205,6 +205,8 @@ int dune_vmx_write_state(struct dune_vcpu *vcpu)
 		{ GUEST_TR_BASE, s->tr_base },
 		{ GUEST_TR_LIMIT, s->tr_limit },
 		{ GUEST_TR_SELECTOR, s->tr_selector },
+		/* What the guest's own LTR left may not go with this limit. */
+		{ GUEST_TR_AR_BYTES, AR_TSS_BUSY },
 	};
 
 	vcpu->vmx.msrs->guest[DUNE_MSR_KERNEL_GS].value = s->kernel_gs_base;
