@@ -14,4 +14,15 @@
 #define dune_vm_flags_set(vma, flags) ((vma)->vm_flags |= (flags))
 #endif
 
+/* A timer in the irq, on the monotonic clock. */
+#ifdef DUNE_HAVE_HRTIMER_SETUP
+#define dune_hrtimer_setup(timer, fn) \
+	hrtimer_setup(timer, fn, CLOCK_MONOTONIC, HRTIMER_MODE_REL)
+#else
+#define dune_hrtimer_setup(timer, fn) do {				\
+	hrtimer_init(timer, CLOCK_MONOTONIC, HRTIMER_MODE_REL);		\
+	(timer)->function = fn;						\
+} while (0)
+#endif
+
 #endif

@@ -92,6 +92,14 @@ struct dune_slot {
 				 */
 };
 
+/* As DUNE_HC_SEND, from user mode. */
+struct dune_send {
+	__u32 size;
+	__u32 tid;
+	__u32 vector;
+	__u32 reserved;
+};
+
 /* Exits by hardware reason (SDM vol. 3C, appendix C) and events of the mirror. */
 #define DUNE_NR_EXIT_REASONS 80
 
@@ -155,6 +163,17 @@ struct dune_vcpu_state {
 
 /* Answered by the module; all others below 0x100 give -ENOSYS in rax. */
 #define DUNE_HC_SLOT		0	/* rdi = va -> rax = its gpa, or -errno */
+#define DUNE_HC_FLUSH		1	/* all VCPUs of the VM flush their guest TLBs before they
+					 * go on; done when it returns
+					 */
+#define DUNE_HC_SEND		2	/* rdi = tid, rsi = vector, 32 to 255: an interrupt for that
+					 * thread, delivered when its guest has RFLAGS.IF set; -ESRCH,
+					 * -EINVAL.  A thread that is in a system call gets it
+					 * behind that.
+					 */
+#define DUNE_HC_TIMER		3	/* rdi = nanoseconds, 0: cancel; rsi = vector: one interrupt
+					 * for the caller
+					 */
 /* Numbers from here on go to user space as DUNE_EXIT_HYPERCALL. */
 #define DUNE_HC_USER		0x100
 
@@ -234,6 +253,8 @@ struct dune_run {
 #define DUNE_CREATE_VCPU	_IOW(DUNE_IOC_MAGIC, 0x50, struct dune_vcpu_create)
 #define DUNE_MAP_SLOT		_IOWR(DUNE_IOC_MAGIC, 0x51, struct dune_slot)
 #define DUNE_GET_STATS		_IOWR(DUNE_IOC_MAGIC, 0x52, struct dune_stats)	/* VM or VCPU fd */
+#define DUNE_FLUSH		_IO(DUNE_IOC_MAGIC, 0x53)	/* VM fd; as DUNE_HC_FLUSH */
+#define DUNE_SEND		_IOW(DUNE_IOC_MAGIC, 0x54, struct dune_send)	/* VM fd */
 #define DUNE_RUN		_IO(DUNE_IOC_MAGIC, 0x60)
 #define DUNE_SET_STATE		_IOW(DUNE_IOC_MAGIC, 0x61, struct dune_vcpu_state)
 #define DUNE_GET_STATE		_IOWR(DUNE_IOC_MAGIC, 0x62, struct dune_vcpu_state)

@@ -110,7 +110,7 @@ static enum dune_step handle_vmcall(struct dune_vcpu *vcpu)
 		u32 nr = rcx;
 
 		skip(vcpu);
-		if (nr == DUNE_HC_SLOT)
+		if (nr <= DUNE_HC_TIMER)
 			return DUNE_STEP_SLOW;
 		if (nr < DUNE_HC_USER) {
 			run->gpr[DUNE_RAX] = -ENOSYS;
@@ -237,6 +237,8 @@ static enum dune_step dispatch(struct dune_vcpu *vcpu)
 		return handle_vmcall(vcpu);
 	case EXIT_REASON_EXTERNAL_INTERRUPT:
 		return DUNE_STEP_IRQ;
+	case EXIT_REASON_INTERRUPT_WINDOW:
+		return DUNE_STEP_AGAIN;		/* the way in delivers */
 	case EXIT_REASON_EPT_VIOLATION:
 		reinject_interrupted(vcpu);
 		return DUNE_STEP_SLOW;
@@ -338,16 +340,32 @@ static enum dune_step slow_ept(struct dune_vcpu *vcpu)
 	return DUNE_STEP_ERROR;
 }
 
-enum dune_step dune_exit_slow(struct dune_vcpu *vcpu)
+static long slow_hypercall(struct dune_vcpu *vcpu)
 {
-	u64 *gpr = vcpu->run->gpr;
+	const u64 *gpr = vcpu->run->gpr;
+	u64 rdi = READ_ONCE(gpr[DUNE_RDI]), rsi = READ_ONCE(gpr[DUNE_RSI]);
 	u64 gpa;
 	int ret;
 
+	switch ((u32)READ_ONCE(gpr[DUNE_RCX])) {
+	case DUNE_HC_SLOT:
+		ret = dune_vm_slot(vcpu->vm, rdi, &gpa);
+		return ret ? ret : gpa;
+	case DUNE_HC_FLUSH:
+		dune_mmu_flush(vcpu->vm);
+		return 0;
+	case DUNE_HC_SEND:
+		return dune_vector_send(vcpu->vm, rdi, rsi);
+	case DUNE_HC_TIMER:
+		return dune_vector_timer(vcpu, rdi, rsi);
+	}
+	return -ENOSYS;
+}
+
+enum dune_step dune_exit_slow(struct dune_vcpu *vcpu)
+{
 	if (vcpu->exit.reason == EXIT_REASON_EPT_VIOLATION)
 		return slow_ept(vcpu);
-	/* DUNE_HC_SLOT */
-	ret = dune_vm_slot(vcpu->vm, READ_ONCE(gpr[DUNE_RDI]), &gpa);
-	gpr[DUNE_RAX] = ret ? ret : gpa;
+	vcpu->run->gpr[DUNE_RAX] = slow_hypercall(vcpu);
 	return DUNE_STEP_AGAIN;
 }

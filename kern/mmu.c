@@ -314,6 +314,14 @@ static void kick(struct dune_vm *vm)
 	vm->kicks++;
 }
 
+void dune_mmu_flush(struct dune_vm *vm)
+{
+	spin_lock_irq(&vm->mmu_lock);
+	WRITE_ONCE(vm->flush_gen, vm->flush_gen + 1);
+	spin_unlock_irq(&vm->mmu_lock);
+	kick(vm);
+}
+
 struct zap_context {
 	struct dune_vm *vm;
 	struct dune_ept_freelist freed;

@@ -47,6 +47,7 @@ static void take_from_user(struct dune_vcpu *vcpu)
 	 * an exit from there that user space has not seen.
 	 */
 	if (set & DUNE_SET_RIP) {
+		dune_vectors_keep(vcpu);
 		vcpu->dirty &= ~DUNE_DIRTY_EVENT;
 		vcpu->pending = DUNE_STEP_AGAIN;
 	}
@@ -247,6 +248,7 @@ static void vcpu_free(struct work_struct *work)
 	struct dune_vm *vm = vcpu->vm;
 
 	dune_vm_retire_stats(vm, vcpu);
+	dune_vectors_stop(vcpu);
 	dune_vmx_vcpu_destroy(vcpu);
 	dune_ept_cache_drain(&vcpu->ept_cache);
 	free_page((unsigned long)vcpu->run);
@@ -259,6 +261,9 @@ static int vcpu_release(struct inode *inode, struct file *file)
 	struct dune_vcpu *vcpu = file->private_data;
 
 	dune_forward_disarm(vcpu);
+	spin_lock(&vcpu->vm->vcpus_lock);
+	vcpu->vectors.closed = true;
+	spin_unlock(&vcpu->vm->vcpus_lock);
 	queue_rcu_work(dune_wq, &vcpu->free_work);
 	return 0;
 }
@@ -326,6 +331,7 @@ int dune_vcpu_create(struct dune_vm *vm, struct dune_vcpu_create __user *arg)
 	vcpu->rflags = X86_EFLAGS_FIXED | X86_EFLAGS_IF;
 	vcpu->state.size = sizeof(vcpu->state);
 	vcpu->dirty = DUNE_DIRTY_RIP | DUNE_DIRTY_RSP | DUNE_DIRTY_RFLAGS | DUNE_DIRTY_STATE;
+	dune_vectors_init(vcpu);
 	INIT_RCU_WORK(&vcpu->free_work, vcpu_free);
 	vcpu->run = (struct dune_run *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
 	ret = vcpu->run ? dune_vmx_vcpu_init(vcpu) : -ENOMEM;

@@ -10,6 +10,7 @@
 
 #include "compat.h"
 #include "dune.h"
+#include "vectors.h"
 #include "vm.h"
 #include "vmx.h"
 
@@ -68,6 +69,7 @@ struct dune_vcpu {
 	bool fast;
 	u64 return_ip, resume_ip;	/* behind the forwarded `syscall`; before RUN */
 
+	struct dune_vectors vectors;
 	struct dune_ept_cache ept_cache;
 	struct dune_stats stats;	/* written by the owner only */
 	u64 slow_vmcalls;	/* VMCALL exits that were no fast forward: those are many */

@@ -112,6 +112,17 @@ static long map_slot(struct dune_vm *vm, struct dune_slot __user *arg)
 	return copy_to_user(arg, &slot, sizeof(slot)) ? -EFAULT : 0;
 }
 
+static long send_vector(struct dune_vm *vm, struct dune_send __user *arg)
+{
+	struct dune_send send;
+
+	if (copy_from_user(&send, arg, sizeof(send)))
+		return -EFAULT;
+	if (send.size != sizeof(send) || send.reserved)
+		return -EINVAL;
+	return dune_vector_send(vm, send.tid, send.vector);
+}
+
 static long vm_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	struct dune_vm *vm = file->private_data;
@@ -126,6 +137,11 @@ static long vm_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return dune_vcpu_create(vm, p);
 	case DUNE_MAP_SLOT:
 		return map_slot(vm, p);
+	case DUNE_FLUSH:
+		dune_mmu_flush(vm);
+		return 0;
+	case DUNE_SEND:
+		return send_vector(vm, p);
 	}
 	return -ENOTTY;
 }

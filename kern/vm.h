@@ -69,6 +69,8 @@ long dune_stats_to_user(struct dune_stats *stats, void __user *arg);
 /* mmu.c */
 int dune_mmu_init(struct dune_vm *vm);		/* the notifier is live when it returns 0 */
 void dune_mmu_stop(struct dune_vm *vm);		/* no callback runs after this */
+/* All VCPUs flush what they cache before they go on.  Process context. */
+void dune_mmu_flush(struct dune_vm *vm);
 /*
  * Makes the EPT translate gpa for the access (DUNE_ACCESS_*), as Linux would for
  * the owner.  Process context, current->mm == vm->mm.  0: try the access again;

@@ -380,6 +380,8 @@ static __always_inline int run_current(struct dune_vcpu *vcpu, int cpu, bool mov
 		native_wrmsrl(MSR_IA32_FLUSH_CMD, L1D_FLUSH);
 
 	err = sync_tlb(vcpu, cpu, moved);
+	if (unlikely(READ_ONCE(vcpu->vectors.any)) && !err)
+		err = dune_vectors_load(vcpu);
 	if (likely(!err))
 		err = guest_trip(vcpu);
 	cpumask_clear_cpu(cpu, &vcpu->vm->in_guest);

@@ -73,13 +73,13 @@ struct IdtGate {
 };
 static_assert(sizeof(IdtGate) == 16);
 
-// A trap gate leaves RFLAGS.IF alone: host interrupts exit in any case, and a guest
-// has nothing to hide from.  Callable from ring 0 only.
-inline IdtGate trap_gate(uint64_t handler, Ist ist) {
+// An interrupt gate: RFLAGS.IF is clear until the frame is off the IST stack, which
+// the interrupt of another thread would use again.  Callable from ring 0 only.
+inline IdtGate interrupt_gate(uint64_t handler, Ist ist) {
   return IdtGate{static_cast<uint16_t>(handler),
                  DUNE_SEL_KERNEL_CODE,
                  ist,
-                 0x8f,
+                 0x8e,
                  static_cast<uint16_t>(handler >> 16),
                  static_cast<uint32_t>(handler >> 32),
                  0};

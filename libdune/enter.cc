@@ -8,6 +8,7 @@
 #include "libdune/dune.hpp"
 #include "libdune/own_fds.h"
 #include "libdune/process.h"
+#include "libdune/space.h"
 #include "libdune/sys.h"
 #include "libdune/thread.h"
 
@@ -37,11 +38,11 @@ Result<void> prepare_process(const Options& options) {
     if (done) import_signal_actions();
   } else if (process.inherited()) {
     drop_own_fds(false);
-    process.vm_fd = -1;
     if (left_thread) {
       left_thread->vcpu_fd = -1;
       left_thread->close_vcpu();
     }
+    process.vm_fd = -1;
     done = process.create(false);
   }
   __atomic_store_n(&creating, 0, __ATOMIC_RELEASE);
@@ -103,11 +104,7 @@ PageTable& page_table() { return process.table; }
 
 Result<void> map_default(Gva gva) {
   if (gva.value >= kUserEnd) return Error{EINVAL};
-
-  const Gva start = gva.align_down(kGib);
-  long gpa = hypercall(DUNE_HC_SLOT, start.value);
-  if (sys::failed(gpa)) return Error{static_cast<int>(-gpa)};
-  return process.map_gib(start, Gpa(static_cast<uint64_t>(gpa)));
+  return fill_active(gva);
 }
 
 void on_trap(uint8_t vector, TrapHandler handler, void* context) {

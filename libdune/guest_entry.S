@@ -163,7 +163,10 @@ call_handler:
 	je	2f
 	mov	$HC_SIGNAL, %rcx
 	vmcall				/* a signal was kept: here it can be delivered */
-2:	mov	dune_xsave_bytes(%rip), %ecx
+2:	testl	$RFLAGS_IF, FRAME_RFLAGS(%rbx)
+	jz	3f
+	sti
+3:	mov	dune_xsave_bytes(%rip), %ecx
 	test	%ecx, %ecx
 	jz	1f
 	sub	%rcx, %rsp

@@ -31,19 +31,15 @@ class SpinLock {
 // Interrupts between threads stay out: their handlers may want the same lock.
 class NoInterrupts {
  public:
-  NoInterrupts() : ring0_(ring() == 0) {
-    if (ring0_) asm volatile("pushfq; cli; popq %0" : "=r"(flags_) : : "memory");
-  }
+  NoInterrupts() : were_on_(ring() == 0 && disable_interrupts()) {}
   ~NoInterrupts() {
-    if (ring0_ && (flags_ & kInterruptFlag)) asm volatile("sti" : : : "memory");
+    if (were_on_) enable_interrupts();
   }
   NoInterrupts(const NoInterrupts&) = delete;
   NoInterrupts& operator=(const NoInterrupts&) = delete;
 
  private:
-  static constexpr uint64_t kInterruptFlag = 1 << 9;
-  bool ring0_;
-  uint64_t flags_ = 0;
+  bool were_on_;
 };
 
 class Locked {

@@ -48,6 +48,8 @@
 #define FRAME_VECTOR 16
 #define FRAME_TF 24
 #define FRAME_CS (FRAME_TF + 136)
+#define FRAME_RFLAGS (FRAME_TF + 144)
+#define RFLAGS_IF 0x200
 
 /* What trap code asks the host side (enum Hypercall): RCX of the vmcall. */
 #define HC_SIGNAL 0xd0e0000000000102

@@ -154,16 +154,6 @@ bool PageMap::claimed_in(uint64_t start, uint64_t end) const {
   return false;
 }
 
-bool PageMap::claimed_below(Gpa table, int level) const {
-  for (int i = 0; i < kEntries; i++) {
-    uint64_t e = load(&arena_->entries(table)[i]);
-    if (is_table(e, level) ? claimed_below(Gpa(e & kAddressMask), level - 1)
-                           : is_leaf(e, level) && (e & kPteClaimed))
-      return true;
-  }
-  return false;
-}
-
 int PageMap::level_for(uint64_t va, uint64_t gpa, uint64_t rest, PageSize largest) const {
   int top = level_of(largest < largest_ ? largest : largest_);
 
@@ -211,8 +201,7 @@ void PageMap::store(uint64_t* entry, int level, uint64_t va, uint64_t value, Sta
   if (is_leaf(old, level)) drop_leaf(old, level, stale);
 }
 
-Result<void> PageMap::map(Gva gva, Gpa gpa, uint64_t bytes, uint64_t flags, PageSize largest,
-                          Stale& stale) {
+Result<void> PageMap::prepare(Gva gva, Gpa gpa, uint64_t bytes, PageSize largest) {
   auto good = check(gva, bytes);
   if (!good) return good;
   if ((gpa.value & (kPage - 1)) || (gpa.value & ~kAddressMask) ||
@@ -220,21 +209,31 @@ Result<void> PageMap::map(Gva gva, Gpa gpa, uint64_t bytes, uint64_t flags, Page
     return Error{EINVAL};
   if (claimed_in(gva.value, gva.value + bytes)) return Error{EEXIST};
 
-  for (int pass = 0; pass < 2; pass++) {
-    for (uint64_t at = 0; at < bytes;) {
-      const uint64_t va = gva.value + at;
-      const int level = level_for(va, gpa.value + at, bytes - at, largest);
-      auto entry = reach(va, level);
-      if (!entry) return entry.error();  // in pass 0 only: nothing has changed yet
-      if (pass == 1) {
-        const Gpa page = gpa + at;
-        for (uint64_t i = 0; i < size_of(level) && hooks_->counted(page); i += kPage)
-          hooks_->get(page + i);
-        uint64_t choice = flags & (kPteChoice | kPteAccessed | kPteDirty);
-        store(*entry, level, va, make_leaf(page, level, choice), stale);
-      }
-      at += size_of(level);
-    }
+  for (uint64_t at = 0; at < bytes;) {
+    const int level = level_for(gva.value + at, gpa.value + at, bytes - at, largest);
+    auto entry = reach(gva.value + at, level);
+    if (!entry) return entry.error();
+    at += size_of(level);
+  }
+  return {};
+}
+
+Result<void> PageMap::map(Gva gva, Gpa gpa, uint64_t bytes, uint64_t flags, PageSize largest,
+                          Stale& stale) {
+  auto ready = prepare(gva, gpa, bytes, largest);
+  if (!ready) return ready;
+
+  for (uint64_t at = 0; at < bytes;) {
+    const uint64_t va = gva.value + at;
+    const Gpa page = gpa + at;
+    const int level = level_for(va, page.value, bytes - at, largest);
+    auto entry = reach(va, level);
+    if (!entry) return entry.error();  // cannot happen: prepared
+    for (uint64_t i = 0; i < size_of(level) && hooks_->counted(page); i += kPage)
+      hooks_->get(page + i);
+    const uint64_t choice = flags & (kPteChoice | kPteAccessed | kPteDirty);
+    store(*entry, level, va, make_leaf(page, level, choice), stale);
+    at += size_of(level);
   }
   return {};
 }

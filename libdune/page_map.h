@@ -95,6 +95,8 @@ class PageMap {
   // EEXIST: part of it is mapped by the program already.
   Result<void> map(Gva gva, Gpa gpa, uint64_t bytes, uint64_t flags, PageSize largest,
                    Stale& stale);
+  // The part of map() that can fail: after it, the same map() cannot.
+  Result<void> prepare(Gva gva, Gpa gpa, uint64_t bytes, PageSize largest);
   // New rights for what is mapped; the default mapping is made where it was not yet.
   // ENOENT: a hole is in the range.
   Result<void> protect(Gva gva, uint64_t bytes, uint64_t flags, Stale& stale);
@@ -141,7 +143,6 @@ class PageMap {
   uint64_t* find(uint64_t va, int* level) const;
   Result<int> unit(uint64_t at, uint64_t end, bool fill);
   bool claimed_in(uint64_t start, uint64_t end) const;
-  bool claimed_below(Gpa table, int level) const;
   int level_for(uint64_t va, uint64_t gpa, uint64_t rest, PageSize largest) const;
   void store(uint64_t* entry, int level, uint64_t va, uint64_t value, Stale& stale);
   void drop_table(Gpa table, int level, Stale& stale);

@@ -9,13 +9,11 @@
 #include <cerrno>
 
 #include "libdune/own_fds.h"
+#include "libdune/space.h"
 #include "libdune/sys.h"
 
 extern "C" {
 uint32_t dune_xsave_bytes;
-// The linker's: first and last byte of the object that libdune is part of.
-[[gnu::visibility("hidden")]] extern const char __ehdr_start[];
-[[gnu::visibility("hidden")]] extern const char _end[];
 }
 
 namespace dune {
@@ -104,17 +102,7 @@ void fill_idt() {
   constexpr uint64_t kStubBytes = 32;
 
   for (int v = 0; v < DUNE_IDT_ENTRIES; v++)
-    idt[v] = trap_gate(reinterpret_cast<uint64_t>(dune_guest_vectors) + v * kStubBytes, ist_of(v));
-}
-
-Result<Gpa> assign_slot(int vm_fd, uint64_t va) {
-  dune_slot slot = {};
-  slot.size = sizeof(slot);
-  slot.va = va;
-  long ret = sys::ioctl(vm_fd, DUNE_MAP_SLOT, &slot);
-  if (ret == -ENOSPC) return Error{ENOSPC, "out of guest-physical slots"};
-  if (ret) return Error{static_cast<int>(-ret), "cannot assign a guest-physical slot"};
-  return Gpa(slot.gpa);
+    idt[v] = interrupt_gate(reinterpret_cast<uint64_t>(dune_guest_vectors) + v * kStubBytes, ist_of(v));
 }
 
 }  // namespace
@@ -180,9 +168,13 @@ Result<void> Process::create(bool fresh) {
   };
   if (fresh) {
     if (!arena_base.value) {
-      auto memory = map_aligned(kArenaBytes);
+      auto memory = map_aligned(kArenaBytes + kOwnBytes);
       if (!memory) return fail(memory.error());
       arena_base = Hva(*memory);
+      char* own = static_cast<char*>(*memory) + kArenaBytes;
+      slots.init(own);
+      pool.init(own + SlotMap::kBytes);
+      static_assert(SlotMap::kBytes + PagePool::kTableBytes <= kOwnBytes);
     }
     if (!alive) {
       auto page = map_wiped_on_fork();
@@ -192,7 +184,13 @@ Result<void> Process::create(bool fresh) {
     fill_idt();
     dune_xsave_bytes = ask_xsave_bytes();
   }
-  auto gpa = assign_slot(vm_fd, arena_base.value);
+  pcid_mask = features & DUNE_FEATURE_PCID ? kMaxSpaces - 1 : 0;
+  if (!fresh) {
+    slots.forget();
+    threads = nullptr;
+    threads_lock = SpinLock();
+  }
+  auto gpa = slots.gpa(arena_base.value);
   if (!gpa) return fail(gpa.error());
   if (fresh)
     arena.init(arena_base, kArenaBytes, *gpa);
@@ -202,7 +200,9 @@ Result<void> Process::create(bool fresh) {
   if (!made) return fail(made.error());
   table = *made;
 
-  auto mapped = map_native(reinterpret_cast<void*>(arena_base.value), kArenaBytes);
+  init_spaces(table, !fresh);
+
+  auto mapped = map_native(reinterpret_cast<void*>(arena_base.value), kArenaBytes + kOwnBytes);
   if (mapped) mapped = map_native(__ehdr_start, static_cast<size_t>(_end - __ehdr_start));
   if (!mapped) return fail(mapped.error());
   *alive = 1;
@@ -229,12 +229,26 @@ Result<void> Process::map_gib(Gva va, Gpa gpa) {
   return {};
 }
 
+bool own_memory(Hva start, uint64_t bytes) {
+  const Hva end = start + bytes;
+  auto touches = [&](Hva own, uint64_t size) { return start < own + size && own < end; };
+
+  if (touches(process.arena_base, kArenaBytes + kOwnBytes) || touches(Hva(idt), sizeof(idt)) ||
+      touches(Hva(&process), sizeof(process)) || touches(Hva(spaces), sizeof(spaces)))
+    return true;
+  Locked locked(process.threads_lock);
+  for (Thread* t = process.threads; t; t = t->next)
+    if (touches(Hva(t->mapping()), t->mapping_bytes()) || touches(Hva(t->run), kPageBytes))
+      return true;
+  return false;
+}
+
 Result<void> Process::map_native(const void* start, size_t bytes) {
   const Gva end = Gva(start) + bytes;
 
   for (Gva at = Gva(start).align_down(kGib); at < end; at = at + kGib) {
     if (table.lookup(at)) continue;
-    auto gpa = assign_slot(vm_fd, at.value);
+    auto gpa = slots.gpa(at.value);
     if (!gpa) return gpa.error();
     auto done = map_gib(at, *gpa);
     if (!done) return done;

@@ -8,11 +8,15 @@
 
 #include "libdune/descriptors.h"
 #include "libdune/dune.hpp"
+#include "libdune/lock.h"
+#include "libdune/page_pool.h"
+#include "libdune/slot_map.h"
 #include "libdune/thread.h"
 
 namespace dune {
 
 constexpr size_t kArenaBytes = 64 << 20;  // a power of two: never crosses a GiB
+constexpr size_t kOwnBytes = 64 << 20;    // libdune's other tables, just behind the arena
 constexpr uint64_t kUserEnd = 1ull << 47;
 constexpr uint64_t kGib = 1ull << 30;
 
@@ -28,7 +32,8 @@ struct Handler {
   void* context;
 };
 
-struct Process {
+// On pages of its own, so that those can be kept from ring 3.
+struct alignas(4096) Process {
   int vm_fd = -1;
   uint32_t* alive = nullptr;  // one page that holds 1, and that a fork wipes
   uint32_t vcpu_flags = 0;
@@ -39,6 +44,11 @@ struct Process {
   Handler handlers[DUNE_IDT_ENTRIES] = {};
   Handler page_fault = {};
   SignalTable signals = {};
+  SlotMap slots;
+  PagePool pool;
+  uint64_t pcid_mask = 0;  // 0 without PCIDs
+  SpinLock threads_lock;
+  Thread* threads = nullptr;  // those with a VCPU
 
   // Whether this is the child of a fork that was made outside Dune mode: vm_fd and all
   // VCPUs belong to the parent.
@@ -51,11 +61,21 @@ struct Process {
 
   // Maps the GiB around `va`, which lies at `gpa`, into the table.
   Result<void> map_gib(Gva va, Gpa gpa);
+  // visit(Hva start, bytes) for all memory that ring 0 needs to take a trap; stops at the first
+  // error.
+  template <class Visit>
+  Result<void> for_runtime(Visit&& visit);
   // Assigns slots and maps all GiB that [start, start + bytes) touches.  Natively.
   Result<void> map_native(const void* start, size_t bytes);
 };
 
 void set_handler(Handler& slot, const Handler& value);
+
+// The linker's: first and last byte of the object that libdune is part of.
+extern "C" {
+[[gnu::visibility("hidden")]] extern const char __ehdr_start[];
+[[gnu::visibility("hidden")]] extern const char _end[];
+}
 
 [[gnu::visibility("hidden")]] extern Process process;
 [[gnu::visibility("hidden")]] extern IdtGate idt[DUNE_IDT_ENTRIES];
@@ -68,6 +88,18 @@ struct Devices {
 };
 Result<Devices> open_devices();
 void close_devices(Devices& devices);
+
+template <class Visit>
+Result<void> Process::for_runtime(Visit&& visit) {
+  auto done = visit(arena_base, uint64_t{kArenaBytes + kOwnBytes});
+  if (done) done = visit(Hva(__ehdr_start), static_cast<uint64_t>(_end - __ehdr_start));
+  Locked locked(threads_lock);
+  for (Thread* t = threads; t && done; t = t->next) {
+    done = visit(Hva(t->mapping()), uint64_t{t->mapping_bytes()});
+    if (done) done = visit(Hva(t->run), uint64_t{kPageBytes});
+  }
+  return done;
+}
 
 }  // namespace dune
 

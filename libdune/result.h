@@ -19,7 +19,7 @@ struct Error {
 template <class T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(value) {}
+  Result(T value) : value_(static_cast<T&&>(value)) {}
   Result(Error error) : error_(error) {}
 
   bool ok() const { return error_.code == 0; }

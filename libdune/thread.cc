@@ -10,6 +10,7 @@
 #include "libdune/offsets.h"
 #include "libdune/own_fds.h"
 #include "libdune/process.h"
+#include "libdune/space.h"
 #include "libdune/sys.h"
 
 namespace dune {
@@ -26,7 +27,7 @@ constexpr size_t kHandlerGuardAt = kHostStackAt + kHostStackBytes;
 constexpr size_t kHandlerStackAt = kHandlerGuardAt + kPageBytes;
 constexpr size_t kIstAt = kHandlerStackAt + kHandlerStackBytes;
 constexpr size_t kThreadAt = kIstAt + kIstStacks * kIstStackBytes;
-constexpr size_t kMappingBytes = kThreadAt + kPageBytes;
+constexpr size_t kMappingBytes = kThreadAt + 2 * kPageBytes + kMaxSpaces * sizeof(uint64_t);
 
 static_assert(sizeof(Thread) <= kPageBytes);
 static_assert(sizeof(dune_tf) == 168 && sizeof(dune_tf) <= kNativeFrameBytes);
@@ -46,6 +47,7 @@ static_assert((DUNE_HYPERCALL | kHcSignalAtFrame) == HC_SIGNAL_AT_FRAME);
 static_assert(__NR_rt_sigreturn == NR_RT_SIGRETURN && __NR_sigaltstack == NR_SIGALTSTACK);
 static_assert(offsetof(TrapFrame, vector) == FRAME_VECTOR);
 static_assert(offsetof(TrapFrame, tf) == FRAME_TF);
+static_assert(offsetof(TrapFrame, tf) + offsetof(dune_tf, rflags) == FRAME_RFLAGS);
 static_assert(sizeof(TrapFrame) == 192);
 static_assert(offsetof(dune_run, gpr) == RUN_RAX && DUNE_RAX == 0);
 static_assert(DUNE_RCX * 8 == RUN_RCX && DUNE_RDX * 8 == RUN_RDX && DUNE_RBX * 8 == RUN_RBX);
@@ -64,6 +66,28 @@ static_assert(__NR_lseek == NR_LSEEK && __NR_munmap == NR_MUNMAP && __NR_exit ==
 static_assert(-EINTR == MINUS_EINTR);
 
 char* bytes_of(void* p) { return static_cast<char*>(p); }
+
+void link(Thread* thread) {
+  Locked locked(process.threads_lock);
+  thread->next = process.threads;
+  process.threads = thread;
+}
+
+void unlink(Thread* thread) {
+  if (process.inherited()) return;  // the list of the parent
+  uint32_t space = 0;
+  {
+    Locked locked(process.threads_lock);
+    for (Thread** at = &process.threads; *at; at = &(*at)->next)
+      if (*at == thread) {
+        *at = thread->next;
+        space = thread->active_space;
+        break;
+      }
+    thread->active_space = 0;
+  }
+  if (space && spaces[space].dying) reap_space(space);
+}
 
 }  // namespace
 
@@ -164,10 +188,13 @@ Result<void> Thread::create_vcpu() {
     close_vcpu();
     return Error{static_cast<int>(-ret), "the module refuses the VCPU's state"};
   }
+  active_space = 0;
+  link(this);
   return {};
 }
 
 void Thread::close_vcpu() {
+  if (run) unlink(this);
   if (run) sys::munmap(run, kPageBytes);
   if (vcpu_fd >= 0) close_own_fd(vcpu_fd);
   run = nullptr;

@@ -5,7 +5,7 @@
 // All of it lies in one mapping, from low to high addresses:
 //
 //   guard | native stack | kept state | guard | host stack, the native frame at its top |
-//   guard | handler stack | IST | Thread
+//   guard | handler stack | IST | Thread | RingBlock | seen()
 //
 // The host side runs on the host stack.  Linux delivers signals on the native stack
 // (signals.h).  A trap starts on a small IST stack, which holds a pointer to
@@ -91,6 +91,8 @@ struct alignas(16) Thread {
   uint64_t probed_va;       // the last refused address that was probed,
   uint64_t probed_rip;      // from there,
   uint32_t probes;          // so many times
+  uint32_t active_space;    // index in dune::spaces
+  Thread* next;             // in process.threads
   Gdt gdt;
   Tss tss;
 
@@ -112,6 +114,11 @@ struct alignas(16) Thread {
   Result<void> create_vcpu();
   // Closes it and unmaps the run page.
   void close_vcpu();
+
+  // By space: the Space::tlb_gen whose changes this VCPU's TLB has seen.
+  uint64_t* seen() { return reinterpret_cast<uint64_t*>(reinterpret_cast<char*>(this) + 2 * kPageBytes); }
+  // What guest_entry.S finds by KERNEL_GS_BASE.
+  struct RingBlock& ring_block() { return *reinterpret_cast<RingBlock*>(reinterpret_cast<char*>(this) + kPageBytes); }
 
   void* mapping();
   size_t mapping_bytes() const;

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// space.h - what stands behind an AddressSpace; inside libdune only.
+#ifndef LIBDUNE_SPACE_H
+#define LIBDUNE_SPACE_H
+
+#include "libdune/address_space.h"
+#include "libdune/lock.h"
+#include "libdune/page_map.h"
+
+namespace dune {
+
+struct Thread;
+
+// The index is the PCID too.
+struct alignas(64) Space {
+  SpinLock lock;  // the tables and everything below; tlb_gen is read without
+  bool used;
+  bool dying;           // freed by its owner while a thread was in it
+  uint32_t generation;  // of the handles that are good
+  // Counts changes that TLBs must learn of.  A thread that uses the space with an older
+  // number (Thread::seen) has to flush when it switches to it.
+  uint64_t tlb_gen;
+  PageMap map;
+};
+
+constexpr uint32_t kMaxSpaces = 4096;
+[[gnu::visibility("hidden")]] extern Space spaces[kMaxSpaces];
+
+// What AddressSpace's own members need, and the rest of libdune.
+struct SpaceAccess {
+  static AddressSpace handle(uint32_t index, uint32_t generation) {
+    return AddressSpace(index, generation);
+  }
+  static uint32_t index(const AddressSpace& space) { return space.index_; }
+};
+
+// Space 0 around the process's table.  Forgets all others: none, or a fork child.
+void init_spaces(const PageTable& table, bool fork_child);
+// Loads CR3 with the space; see AddressSpace::activate().
+void switch_space(Thread& thread, uint32_t index);
+// Frees a dying space that no thread uses any more.
+void reap_space(uint32_t index);
+// The default mapping for `gva` in the space that the calling thread uses.
+Result<void> fill_active(Gva gva);
+// Is any of it libdune's own: tables, stacks, run pages, descriptors?
+bool own_memory(Hva start, uint64_t bytes);
+
+// A space by the address of its root table (what the C API calls a root), or null.
+[[gnu::visibility("hidden")]] AddressSpace* space_of_root(const void* root);
+
+}  // namespace dune
+
+#endif

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// tlb.cc - who has to forget what, and the switch between spaces.
+//
+// A change counts Space::tlb_gen up, then looks who uses the space.  A switch says first
+// which space it goes to (Thread::active_space) and reads tlb_gen then.  So of a change and
+// a switch at the same time at least one sees the other.  What the change does:
+//
+//   nobody uses the space         nothing: they flush when they switch to it
+//   only the calling thread       INVLPG or MOV CR3: no VM exit
+//   other threads                 one hypercall: the module makes the CPUs that are in
+//                                 the guest leave it, and every VCPU flushes before its
+//                                 next entry; so a thread that sleeps in Linux need not
+//                                 be woken, and costs nothing
+//
+// An interrupt to each thread would take the same exits (there are no posted interrupts)
+// and a handler's run on top of them.
+#include "libdune/tlb.h"
+
+#include "libdune/process.h"
+#include "libdune/ring0.h"
+#include "libdune/space.h"
+#include "libdune/sys.h"
+#include "libdune/thread.h"
+
+namespace dune {
+namespace {
+
+constexpr uint64_t kMaxInvlpg = 32;  // pages; more than that, and a reload is cheaper
+constexpr uint64_t kNoFlush = 1ull << 63;
+
+bool used_by_others(uint32_t space, const Thread* self) {
+  Locked locked(process.threads_lock);
+  for (const Thread* t = process.threads; t; t = t->next)
+    if (t != self && __atomic_load_n(&t->active_space, __ATOMIC_SEQ_CST) == space) return true;
+  return false;
+}
+
+void flush_here(const Stale& stale) {
+  const uint64_t low = stale.low & ~4095ull;
+
+  if (stale.tables || stale.high - low > kMaxInvlpg * 4096) {
+    flush_tlb();
+    return;
+  }
+  for (uint64_t at = low; at <= stale.high; at += 4096) flush_tlb(Gva(at));
+}
+
+}  // namespace
+
+bool space_in_use(uint32_t space) { return used_by_others(space, nullptr); }
+
+void flush_stale(uint32_t index, Stale& stale) {
+  Space& s = spaces[index];
+
+  if (stale.any()) {
+    const uint64_t gen = __atomic_add_fetch(&s.tlb_gen, 1, __ATOMIC_SEQ_CST);
+    Thread* self = in_dune() ? Thread::current() : nullptr;
+
+    if (used_by_others(index, self)) {
+      if (self)
+        hypercall(DUNE_HC_FLUSH);  // this VCPU too
+      else
+        sys::ioctl(process.vm_fd, DUNE_FLUSH);
+    } else if (self && self->active_space == index) {
+      flush_here(stale);
+    }
+    if (self && self->active_space == index && self->seen()[index] == gen - 1)
+      self->seen()[index] = gen;
+  }
+  s.map.free_stale(stale);
+}
+
+namespace {
+
+// The thread's own memory has to be in the space before the first trap there.
+[[gnu::noinline]] void prepare(Thread& thread, Space& s) {
+  Locked locked(s.lock);
+  const auto low = reinterpret_cast<uint64_t>(thread.mapping());
+  for (uint64_t at : {low, low + thread.mapping_bytes() - 1,
+                      reinterpret_cast<uint64_t>(thread.run)})
+    (void)s.map.fill(Gva(at));
+}
+
+}  // namespace
+
+void switch_space(Thread& thread, uint32_t index) {
+  Space& s = spaces[index];
+  uint64_t& seen = thread.seen()[index];
+  const uint32_t before = __atomic_exchange_n(&thread.active_space, index, __ATOMIC_SEQ_CST);
+  const uint64_t gen = __atomic_load_n(&s.tlb_gen, __ATOMIC_SEQ_CST);
+  uint64_t cr3 = s.map.root().value | (index & process.pcid_mask);
+
+  if (seen == gen && process.pcid_mask) {
+    asm volatile("mov %0, %%cr3" : : "r"(cr3 | kNoFlush) : "memory");
+  } else {
+    prepare(thread, s);
+    asm volatile("mov %0, %%cr3" : : "r"(cr3) : "memory");
+    seen = gen;
+  }
+  if (__builtin_expect(spaces[before].dying, 0)) reap_space(before);
+}
+
+Result<void> AddressSpace::activate() const {
+  if (index_ >= kMaxSpaces) return Error{EBADF, "no address space"};
+  const Space& s = spaces[index_];
+  if (index_ != 0 && (s.generation != generation_ || s.dying || !s.used))
+    return Error{valid() ? 0 : EBADF, "the address space was freed"};
+  if (!in_dune()) return Error{EPERM, "the thread is not in Dune mode"};
+  switch_space(*Thread::current(), index_);
+  return {};
+}
+
+}  // namespace dune
