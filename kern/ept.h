@@ -61,11 +61,11 @@ int dune_ept_cache_fill(struct dune_ept_cache *cache);
 void dune_ept_cache_drain(struct dune_ept_cache *cache);
 
 /*
- * Installs a leaf of the given level for the naturally aligned gpa (below 2^48)
- * and pa (below 2^52); prot is a set of DUNE_EPT_READ/WRITE/EXEC that includes
- * READ.  Takes tables from a filled cache.  What was mapped in the leaf's range before is replaced: tables
- * below it go to *freed.  A larger leaf that covers gpa is removed first.
- * Returns true when a present entry was replaced by one with another address,
+ * Installs a leaf of the given level for the naturally aligned gpa (below 2^48) and
+ * pa (below 2^52); prot is a set of DUNE_EPT_READ/WRITE/EXEC that includes READ.
+ * Takes tables from a filled cache.  What was mapped in the leaf's range before is
+ * replaced: tables below it go to *freed.  A larger leaf that covers gpa is removed
+ * first.  Returns true when a present entry was replaced by one with another address,
  * fewer permissions or another level: then the caller must invalidate before it
  * relies on the new state (and before it frees *freed).
  */

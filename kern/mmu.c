@@ -298,13 +298,13 @@ static void kicked(void *unused)
 	/* The interrupt made the CPU leave the guest; nothing else to do. */
 }
 
-/*
- * Pairs with sync_tlb(): flush_gen was changed before, so a CPU that is not in
- * in_guest now invalidates before it enters; one that is has left when this
- * returns.
- */
 static void kick(struct dune_vm *vm)
 {
+	/*
+	 * Pairs with sync_tlb(): flush_gen was changed before, so a CPU that is not in
+	 * in_guest now invalidates before it enters; one that is has left when this
+	 * returns.
+	 */
 	smp_mb();
 	if (cpumask_empty(&vm->in_guest))
 		return;

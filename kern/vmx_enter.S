@@ -47,8 +47,8 @@ SYM_DATA_LOCAL(dune_verw_sel, .word __KERNEL_DS)
  *
  * gpr: guest registers, loaded and saved.  host_rsp: what HOST_RSP holds, so that
  * it is written only when the stack moved.  0 after a VM exit, 1 when a VMX
- * instruction failed or VMX was off.  Keeps rbp and rsp only.  There is no VMRESUME: the VMCS is cleared
- * after each trip (vmx_window.c).
+ * instruction failed or VMX was off.  Keeps rbp and rsp only.  There is no VMRESUME:
+ * the VMCS is cleared after each trip (vmx_window.c).
  */
 SYM_FUNC_START(dune_vmx_enter)
 	push	%rbp

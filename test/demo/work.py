@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Text, JSON, compression, hashes, threads and a child process."""
 import hashlib
 import json
