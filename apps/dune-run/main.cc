@@ -18,9 +18,11 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "apps/dune-run/program_file.h"
 #include "apps/dune-run/protocol.h"
+#include "apps/dune-run/static_program.h"
 #include "apps/dune-run/stats.h"
 #include "libdune/dune.hpp"
 
@@ -113,9 +115,28 @@ void set_environment(const std::string& library, const Arguments& arguments, int
   if (stats_socket >= 0) setenv(kStatsVariable, std::to_string(stats_socket).c_str(), 1);
 }
 
-[[noreturn]] void become(const std::string& path, char** command) {
-  execv(path.c_str(), command);
-  fail(path + ": " + strerror(errno), kExitNotExecutable);
+// Becomes the program; `stats_socket` is passed on, or -1.
+[[noreturn]] void become(const Program& program, const std::string& library,
+                         const Arguments& arguments, int stats_socket) {
+  if (program.is_static) {
+    dune::Options options;
+    if (arguments.forward)
+      options.forward = strcmp(arguments.forward, "plain") == 0 ? dune::Forward::kPlain
+                                                                : dune::Forward::kFast;
+    if (program.interpreter.empty())
+      run_static(program.path, arguments.command, options, stats_socket);
+    // As Linux runs a script: interpreter, its argument, the script, the rest.
+    std::vector<char*> command = {const_cast<char*>(program.interpreter.c_str())};
+    if (!program.interpreter_argument.empty())
+      command.push_back(const_cast<char*>(program.interpreter_argument.c_str()));
+    command.push_back(const_cast<char*>(program.path.c_str()));
+    for (char** a = arguments.command + 1; *a; a++) command.push_back(*a);
+    command.push_back(nullptr);
+    run_static(program.interpreter, command.data(), options, stats_socket);
+  }
+  set_environment(library, arguments, stats_socket);
+  execv(program.path.c_str(), arguments.command);
+  fail(program.path + ": " + strerror(errno), kExitNotExecutable);
 }
 
 // Ends as the child ended.
@@ -129,7 +150,7 @@ void set_environment(const std::string& library, const Arguments& arguments, int
   exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
 }
 
-[[noreturn]] void run_with_stats(const std::string& path, const std::string& library,
+[[noreturn]] void run_with_stats(const Program& program, const std::string& library,
                                  const Arguments& arguments) {
   int sockets[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) != 0)
@@ -139,8 +160,7 @@ void set_environment(const std::string& library, const Arguments& arguments, int
   if (child < 0) fail(std::string("cannot fork: ") + strerror(errno), kExitCannotEnter);
   if (child == 0) {
     int passed = dup(sockets[1]);  // not close-on-exec
-    set_environment(library, arguments, passed);
-    become(path, arguments.command);
+    become(program, library, arguments, passed);
   }
   close(sockets[1]);
   // What the terminal sends goes to the child as well; we end when it does.
@@ -171,7 +191,6 @@ int main(int argc, char** argv) {
     fail(library + ": LD_PRELOAD cannot hold a path with a space or a colon; move it",
          kExitCannotEnter);
 
-  if (arguments.stats) run_with_stats(program.path, library, arguments);
-  set_environment(library, arguments, -1);
-  become(program.path, arguments.command);
+  if (arguments.stats) run_with_stats(program, library, arguments);
+  become(program, library, arguments, -1);
 }

@@ -34,11 +34,14 @@ class Fd {
 };
 
 Program refuse(const std::string& problem, int status = kExitNotExecutable) {
-  return {"", problem, status};
+  Program program;
+  program.problem = problem;
+  program.exit_status = status;
+  return program;
 }
 
 // "" when the file will do.
-std::string elf_problem(int fd, const std::string& path) {
+std::string elf_problem(int fd, const std::string& path, bool& is_static) {
   elf_version(EV_CURRENT);
   Elf* elf = elf_begin(fd, ELF_C_READ, nullptr);
   GElf_Ehdr header;
@@ -61,23 +64,28 @@ std::string elf_problem(int fd, const std::string& path) {
       if (gelf_getphdr(elf, static_cast<int>(i), &segment) && segment.p_type == PT_INTERP)
         dynamic = true;
     }
-    if (!dynamic)
-      problem = "is statically linked; dune-run cannot run static programs yet (a program can "
-                "enter Dune mode by itself: see libdune/dune.hpp)";
+    is_static = !dynamic;
   }
   if (elf) elf_end(elf);
   return problem.empty() ? "" : path + " " + problem;
 }
 
-// The interpreter of a script, "" if the file is none.
-std::string interpreter_of(int fd) {
+// What the first line of a script says; empty if the file is none.
+struct FirstLine {
+  std::string interpreter, argument;
+};
+
+FirstLine first_line_of(int fd) {
   char line[256] = {};
   ssize_t n = pread(fd, line, sizeof(line) - 1, 0);
 
-  if (n < 2 || line[0] != '#' || line[1] != '!') return "";
+  if (n < 2 || line[0] != '#' || line[1] != '!') return {};
+  line[strcspn(line, "\n")] = 0;
   char* start = line + 2 + strspn(line + 2, " \t");
-  start[strcspn(start, " \t\r\n")] = 0;
-  return start;
+  const size_t length = strcspn(start, " \t");
+  std::string rest = start + length + strspn(start + length, " \t");
+  rest.erase(rest.find_last_not_of(" \t") + 1);
+  return {std::string(start, length), rest};
 }
 
 std::string privilege_problem(int fd, const struct stat& st, const std::string& path) {
@@ -94,21 +102,25 @@ std::string privilege_problem(int fd, const struct stat& st, const std::string& 
 }
 
 // "" when `path` will do; it is an existing, executable, regular file.
-std::string file_problem(const std::string& path, int depth) {
+std::string file_problem(const std::string& path, int depth, Program& program) {
   Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   struct stat st;
 
   if (fd.get() < 0 || fstat(fd.get(), &st) != 0)
     return path + " cannot be examined: " + strerror(errno);
-  std::string interpreter = interpreter_of(fd.get());
+  const auto [interpreter, argument] = first_line_of(fd.get());
   if (!interpreter.empty()) {
     if (depth == kMaxInterpreters) return path + ": too many levels of interpreters";
     if (access(interpreter.c_str(), X_OK) != 0)
       return path + ": its interpreter " + interpreter + " cannot be run: " + strerror(errno);
-    return file_problem(interpreter, depth + 1);
+    if (depth == 0) {
+      program.interpreter = interpreter;
+      program.interpreter_argument = argument;
+    }
+    return file_problem(interpreter, depth + 1, program);
   }
   std::string problem = privilege_problem(fd.get(), st, path);
-  return problem.empty() ? elf_problem(fd.get(), path) : problem;
+  return problem.empty() ? elf_problem(fd.get(), path, program.is_static) : problem;
 }
 
 // Looks one file name up; errno says why not.
@@ -155,9 +167,11 @@ Program find_program(const std::string& name) {
     return refuse(name + ": " + (missing ? "not found" : "cannot be executed: permission denied"),
                   missing ? kExitNotFound : kExitNotExecutable);
   }
-  std::string problem = file_problem(path, 0);
+  Program program;
+  std::string problem = file_problem(path, 0, program);
   if (!problem.empty()) return refuse(problem);
-  return {path, "", 0};
+  program.path = path;
+  return program;
 }
 
 }  // namespace runner

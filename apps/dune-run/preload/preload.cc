@@ -5,7 +5,6 @@
 // dune-run puts it first in LD_PRELOAD.  Its constructor runs after those of the libraries
 // and before the program's own.  Programs that the program executes stay native: the
 // library takes itself out of the environment.
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -13,6 +12,7 @@
 #include <cstring>
 
 #include "apps/dune-run/protocol.h"
+#include "apps/dune-run/send_vm.h"
 #include "libdune/dune.hpp"
 
 extern char** environ;
@@ -49,25 +49,6 @@ void restore_preload() {
     remove(at);
 }
 
-// Gives dune-run a share in the VM's descriptor: it reads the counters when we are gone.
-void send_vm(int socket) {
-  char byte = 0;
-  iovec data = {&byte, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message = {};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof(control);
-  cmsghdr* header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof(int));
-  const int fd = dune::vm_fd();
-  memcpy(CMSG_DATA(header), &fd, sizeof(fd));
-  sendmsg(socket, &message, MSG_NOSIGNAL);
-}
-
 [[gnu::constructor]] void enter_dune_mode() {
   char** at;
   int socket = -1;
@@ -90,7 +71,7 @@ void send_vm(int socket) {
     _exit(runner::kExitCannotEnter);
   }
   if (socket >= 0) {
-    send_vm(socket);
+    runner::send_vm(socket, dune::vm_fd());
     close(socket);
   }
 }
