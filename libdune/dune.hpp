@@ -35,8 +35,15 @@ enum class Forward : uint8_t {
   kFast,     // the call's own way out of the kernel enters the guest again
 };
 
+// What execve is to run instead, so that a program stays in Dune mode: absolute paths.
+struct FollowExec {
+  const char* preload;  // a library that enters Dune mode, for dynamic programs
+  const char* loader;   // a command like dune-run, for static ones
+};
+
 struct Options {
   Forward forward = Forward::kDefault;
+  const FollowExec* follow_exec = nullptr;  // null: execve leaves Dune mode
 };
 
 // What /dev/dune and /dev/kvm say, without entering: a way to find out early, with cause

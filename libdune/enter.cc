@@ -36,6 +36,7 @@ Result<void> prepare_process(const Options& options) {
     process.vcpu_flags = wants_fast(options.forward) ? DUNE_VCPU_FAST : 0;
     done = process.create(true);
     if (done) import_signal_actions();
+    if (done && options.follow_exec) done = process.follow_exec(*options.follow_exec);
   } else if (process.inherited()) {
     drop_own_fds(false);
     if (left_thread) {

@@ -51,12 +51,12 @@ dune_guest_syscall_end:
 	.endr
 .endm
 /*
- * One bit per number: close, rt_sigaction, rt_sigreturn, dup2, clone, fork, vfork, exit,
- * sigaltstack, dup3, clone3, close_range.
+ * One bit per number: close, rt_sigaction, rt_sigreturn, dup2, clone, fork, vfork, execve,
+ * exit, sigaltstack, dup3, execveat, clone3, close_range.
  */
 index = 0
 special_calls:
-	SPECIAL	3, 13, 15, 33, 56, 57, 58, 60, 131, 292, 435, 436
+	SPECIAL	3, 13, 15, 33, 56, 57, 58, 59, 60, 131, 292, 322, 435, 436
 	.size special_calls, . - special_calls
 
 	.text

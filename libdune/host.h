@@ -39,6 +39,9 @@ dune_tf* host_clone(Thread& thread);
 // kept: the guest makes the call again after its handler.
 void host_exit_thread(Thread& thread);
 
+// execve and execveat.  Returns -errno, if at all.
+long host_exec(Thread& thread);
+
 // Ends the process by `signal`, with its default action.
 [[noreturn]] void end_process(int signal);
 

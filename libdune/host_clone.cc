@@ -110,6 +110,7 @@ dune_tf* host_clone(Thread& thread) {
       child->vcpu_fd = -1;
     }
     child->close_vcpu();
+    child->free_exec_block();
     child->free();
   }
   run.gpr[DUNE_RAX] = static_cast<uint64_t>(ret);

@@ -190,6 +190,10 @@ dune_tf* host_call(Thread& thread) {
     case __NR_rt_sigaction:
       run.gpr[DUNE_RAX] = static_cast<uint64_t>(host_sigaction(thread));
       return nullptr;
+    case __NR_execve:
+    case __NR_execveat:
+      run.gpr[DUNE_RAX] = static_cast<uint64_t>(host_exec(thread));
+      return nullptr;
     case __NR_close:
       run.gpr[DUNE_RAX] = static_cast<uint64_t>(host_close(thread));
       return nullptr;

@@ -44,6 +44,11 @@ struct alignas(4096) Process {
   Handler handlers[DUNE_IDT_ENTRIES] = {};
   Handler page_fault = {};
   SignalTable signals = {};
+  struct Follow {
+    bool on;
+    char preload[1024];
+    char loader[1024];
+  } follow = {};
   SlotMap slots;
   PagePool pool;
   uint64_t pcid_mask = 0;  // 0 without PCIDs
@@ -58,6 +63,9 @@ struct alignas(4096) Process {
   // natively; uses raw system calls only, so a fork child may call it on the host side.
   // `fresh` is false in a fork child, whose inherited descriptors are closed already.
   Result<void> create(bool fresh);
+
+  // ENAMETOOLONG.
+  Result<void> follow_exec(const FollowExec& wanted);
 
   // Maps the GiB around `va`, which lies at `gpa`, into the table.
   Result<void> map_gib(Gva va, Gpa gpa);

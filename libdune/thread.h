@@ -103,6 +103,8 @@ struct alignas(16) Thread {
   KernelRegisters sigreturn;  // where the program's rt_sigreturn goes
   KernelStack sigreturn_stack;
   Thread* spare_child;  // allocated for a clone that was not made
+  void* exec_block;     // arguments of an execve (host_exec.cc)
+  size_t exec_block_bytes;
 
   // Allocates the mapping and fills it but for the VCPU.  ENOMEM.
   static Result<Thread*> allocate();
@@ -127,6 +129,7 @@ struct alignas(16) Thread {
 
   // Where the registers stand with which the thread goes on natively.
   dune_tf* native_frame() { return reinterpret_cast<dune_tf*>(host_sp); }
+  void free_exec_block();
   // Room for the vector state of `kept`.
   char* kept_state();
   // The frame of the trap whose IST stack `rsp` is on, else null.

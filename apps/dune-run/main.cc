@@ -42,6 +42,10 @@ constexpr char kHelp[] =
     "  --plain     forward system calls by returning from the DUNE_RUN ioctl\n"
     "  --fast      forward system calls on their own way out of the kernel (default\n"
     "              where the module has it)\n"
+    "  --follow-exec\n"
+    "              programs that PROGRAM executes run in Dune mode too\n"
+    "  --argv0 NAME\n"
+    "              PROGRAM's name for itself (default: PROGRAM)\n"
     "  --help      this text\n"
     "  --version   version of dune-run\n"
     "\n"
@@ -50,6 +54,8 @@ constexpr char kHelp[] =
 
 struct Arguments {
   bool stats = false;
+  bool follow = false;
+  char* argv0 = nullptr;
   const char* forward = nullptr;
   char** command = nullptr;  // PROGRAM and its arguments
 };
@@ -59,6 +65,8 @@ Arguments parse(int argc, char** argv) {
   static const option options[] = {{"stats", no_argument, nullptr, 's'},
                                    {"plain", no_argument, nullptr, 'p'},
                                    {"fast", no_argument, nullptr, 'f'},
+                                   {"follow-exec", no_argument, nullptr, 'e'},
+                                   {"argv0", required_argument, nullptr, '0'},
                                    {"help", no_argument, nullptr, 'h'},
                                    {"version", no_argument, nullptr, 'v'},
                                    {}};
@@ -70,6 +78,8 @@ Arguments parse(int argc, char** argv) {
       case 's': arguments.stats = true; break;
       case 'p': arguments.forward = "plain"; break;
       case 'f': arguments.forward = "fast"; break;
+      case 'e': arguments.follow = true; break;
+      case '0': arguments.argv0 = optarg; break;
       case 'h': fputs(kHelp, stdout); exit(0);
       case 'v': printf("dune-run %s\n", kVersion); exit(0);
       default:
@@ -85,13 +95,16 @@ Arguments parse(int argc, char** argv) {
   return arguments;
 }
 
-// Next to dune-run (build tree), else where `make install` puts it.  "" if nowhere.
-std::string preload_library() {
+std::string own_path() {
   char self[PATH_MAX];
   ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-  if (n < 0) return "";
+  return n < 0 ? "" : std::string(self, static_cast<size_t>(n));
+}
 
-  std::string directory(self, static_cast<size_t>(n));
+// Next to dune-run (build tree), else where `make install` puts it.  "" if nowhere.
+std::string preload_library() {
+  std::string directory = own_path();
+  if (directory.empty()) return "";
   directory.erase(directory.rfind('/'));
   for (const char* place : {"/", "/../lib/dune/", "/../lib/"}) {
     std::string candidate = directory + place + kPreloadName;
@@ -112,14 +125,19 @@ void set_environment(const std::string& library, const Arguments& arguments, int
   if (users && *users) preload += ":" + std::string(users);
   setenv("LD_PRELOAD", preload.c_str(), 1);
   if (arguments.forward) setenv(kForwardVariable, arguments.forward, 1);
+  if (arguments.follow) setenv(kFollowVariable, own_path().c_str(), 1);
   if (stats_socket >= 0) setenv(kStatsVariable, std::to_string(stats_socket).c_str(), 1);
 }
 
 // Becomes the program; `stats_socket` is passed on, or -1.
 [[noreturn]] void become(const Program& program, const std::string& library,
                          const Arguments& arguments, int stats_socket) {
+  if (arguments.argv0) arguments.command[0] = arguments.argv0;
   if (program.is_static) {
+    const std::string self = own_path();
+    const dune::FollowExec follow = {library.c_str(), self.c_str()};
     dune::Options options;
+    if (arguments.follow) options.follow_exec = &follow;
     if (arguments.forward)
       options.forward = strcmp(arguments.forward, "plain") == 0 ? dune::Forward::kPlain
                                                                 : dune::Forward::kFast;

@@ -3,8 +3,9 @@
 // preload.cc - libdune-preload.so: takes a program into Dune mode before its main().
 //
 // dune-run puts it first in LD_PRELOAD.  Its constructor runs after those of the libraries
-// and before the program's own.  Programs that the program executes stay native: the
-// library takes itself out of the environment.
+// and before the program's own.  It takes itself out of the environment, so programs that
+// the program executes stay native; with --follow-exec libdune puts it there again.
+#include <limits.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -36,11 +37,15 @@ void remove(char** at) {
   while (*at++);
 }
 
+char own_path[PATH_MAX], loader_path[PATH_MAX];
+
+// Fills in own_path.
 void restore_preload() {
   char** at;
   char* value = find("LD_PRELOAD", &at);
 
   if (!value) return;
+  snprintf(own_path, sizeof(own_path), "%.*s", static_cast<int>(strcspn(value, ":")), value);
   // dune-run puts us first; behind the colon stands what the user had.
   char* rest = strchr(value, ':');
   if (rest)
@@ -61,6 +66,12 @@ void restore_preload() {
   dune::Options options;
   if (const char* value = find(runner::kForwardVariable, &at)) {
     options.forward = strcmp(value, "plain") == 0 ? dune::Forward::kPlain : dune::Forward::kFast;
+    remove(at);
+  }
+  const dune::FollowExec follow = {own_path, loader_path};
+  if (const char* value = find(runner::kFollowVariable, &at)) {
+    snprintf(loader_path, sizeof(loader_path), "%s", value);
+    options.follow_exec = &follow;
     remove(at);
   }
   auto entered = dune::enter(options);
