@@ -74,12 +74,12 @@ struct IdtGate {
 static_assert(sizeof(IdtGate) == 16);
 
 // An interrupt gate: RFLAGS.IF is clear until the frame is off the IST stack, which
-// the interrupt of another thread would use again.  Callable from ring 0 only.
-inline IdtGate interrupt_gate(uint64_t handler, Ist ist) {
+// the interrupt of another thread would use again.  Ring 3 may raise INT3 and INTO by an instruction, and nothing else.
+inline IdtGate interrupt_gate(uint64_t handler, Ist ist, bool from_ring3) {
   return IdtGate{static_cast<uint16_t>(handler),
                  DUNE_SEL_KERNEL_CODE,
                  ist,
-                 0x8e,
+                 static_cast<uint8_t>(from_ring3 ? 0xee : 0x8e),
                  static_cast<uint16_t>(handler >> 16),
                  static_cast<uint32_t>(handler >> 32),
                  0};

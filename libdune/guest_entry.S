@@ -20,6 +20,8 @@
 	.hidden dune_guest_syscall
 	.type dune_guest_syscall, @function
 dune_guest_syscall:
+	verr	ring3_mark(%rip)	/* ring_block.h */
+	jz	syscall_of_ring3
 	cmp	$511, %eax
 	ja	1f
 	bt	%eax, special_calls(%rip)
@@ -36,7 +38,156 @@ dune_guest_syscall:
 dune_guest_syscall_end:
 	.size dune_guest_syscall, . - dune_guest_syscall
 
+/*
+ * Ring 3's.  RFLAGS are as MSR_SYSCALL_MASK has them: IF, TF, DF, AC and NT clear.
+ * Nothing of ring 3's state is used before it is replaced.
+ */
+	.type syscall_of_ring3, @function
+syscall_of_ring3:
+	swapgs
+	mov	%rsp, %gs:RING_USER_RSP
+	mov	%gs:RING_ENTRY_SP, %rsp
+	push	$USER_SS
+	push	%gs:RING_USER_RSP
+	push	%r11
+	push	$USER_CS
+	push	%rcx
+	push	$0
+	push	%rax
+	push	%r15
+	push	%r14
+	push	%r13
+	push	%r12
+	push	%rbp
+	push	%rbx
+	push	%r11
+	push	%r10
+	push	%r9
+	push	%r8
+	push	%r10			/* the fourth argument, where C has it */
+	push	%rdx
+	push	%rsi
+	push	%rdi
+	push	$VECTOR_SYSCALL
+	push	$0
+	mov	%gs:RING_THREAD, %rax
+	push	%rax
+	swapgs
+	lea	RING_FROM_THREAD(%rax), %rdx
+	rdfsbase %rcx
+	mov	%rcx, RING_USER_FS(%rdx)
+	rdgsbase %rcx
+	mov	%rcx, RING_USER_GS(%rdx)
+	mov	RING_RING0_FS(%rdx), %rcx
+	wrfsbase %rcx
+	mov	RING_RING0_GS(%rdx), %rcx
+	wrgsbase %rcx
+	movb	$0, THREAD_RING3_MARK(%rax)
+	mov	%rsp, %rax
+	jmp	call_handler
+	.size syscall_of_ring3, . - syscall_of_ring3
+
+/* long dune_ring3_enter(const struct dune_tf *, RingBlock *, uint64_t entry_sp) */
+	.balign 16
+	.globl dune_ring3_enter
+	.hidden dune_ring3_enter
+	.type dune_ring3_enter, @function
+dune_ring3_enter:
+	push	%rbp
+	push	%rbx
+	push	%r12
+	push	%r13
+	push	%r14
+	push	%r15
+	sub	$8, %rsp
+	stmxcsr	(%rsp)
+	fnstcw	4(%rsp)
+	push	RING_CONTEXT(%rsi)
+	push	RING_ENTRY_SP(%rsi)
+	mov	%rsp, RING_CONTEXT(%rsi)
+	test	%rdx, %rdx
+	cmovz	%rsp, %rdx
+	and	$-16, %rdx
+	mov	%rdx, RING_ENTRY_SP(%rsi)
+	/* A TrapFrame of ring 3, as if it had come from there. */
+	mov	RING_THREAD(%rsi), %rax
+	sub	$(FRAME_TF + 168), %rsp
+	mov	%rax, (%rsp)
+	mov	%rdi, %rsi
+	lea	FRAME_TF(%rsp), %rdi
+	mov	$21, %ecx
+	cld
+	rep movsq
+	movw	$USER_CS, FRAME_CS(%rsp)
+	jmp	to_ring3
+	.size dune_ring3_enter, . - dune_ring3_enter
+
+/* void dune_ring3_leave(long value, RingBlock *) */
+	.globl dune_ring3_leave
+	.hidden dune_ring3_leave
+	.type dune_ring3_leave, @function
+dune_ring3_leave:
+	mov	RING_CONTEXT(%rsi), %rsp
+	pop	RING_ENTRY_SP(%rsi)
+	pop	RING_CONTEXT(%rsi)
+	fninit
+	fldcw	4(%rsp)
+	ldmxcsr	(%rsp)
+	add	$8, %rsp
+	cld
+	mov	%rdi, %rax
+	pop	%r15
+	pop	%r14
+	pop	%r13
+	pop	%r12
+	pop	%rbx
+	pop	%rbp
+	ret
+	.size dune_ring3_leave, . - dune_ring3_leave
+
+/*
+ * To ring 3, by the TrapFrame at rsp, of which only what ring 3 may have is taken.  With
+ * the mark set ring 3's bases are loaded still, and the frame is as the CPU made it.
+ */
+	.type to_ring3, @function
+to_ring3:
+	cli
+	mov	(%rsp), %rax
+	cmpb	$0, THREAD_RING3_MARK(%rax)
+	jne	load_frame
+	mov	FRAME_RIP(%rsp), %rcx
+	shl	$16, %rcx
+	sar	$16, %rcx
+	cmp	%rcx, FRAME_RIP(%rsp)
+	jne	3f
+	cmpw	$USER_CS32, FRAME_CS(%rsp)
+	je	1f
+	movw	$USER_CS, FRAME_CS(%rsp)
+1:	movw	$USER_SS, FRAME_SS(%rsp)
+	mov	FRAME_RFLAGS(%rsp), %rcx
+	and	$RFLAGS_RING3, %ecx
+	or	$RFLAGS_RING3_SET, %ecx
+	mov	%rcx, FRAME_RFLAGS(%rsp)
+	lea	RING_FROM_THREAD(%rax), %rdx
+	rdfsbase %rcx
+	mov	%rcx, RING_RING0_FS(%rdx)
+	rdgsbase %rcx
+	mov	%rcx, RING_RING0_GS(%rdx)
+	movb	$RING3_MARK, THREAD_RING3_MARK(%rax)
+	mov	RING_USER_FS(%rdx), %rcx
+	wrfsbase %rcx
+	mov	RING_USER_GS(%rdx), %rcx
+	wrgsbase %rcx
+	jmp	load_frame
+3:	mov	%rsp, %rdi
+	and	$-16, %rsp
+	call	dune_ring3_nowhere	/* does not return */
+	.size to_ring3, . - to_ring3
+
 	.section .rodata
+	.balign 2
+ring3_mark:
+	.word	RING3_MARK_SELECTOR
 	.balign 64
 .macro SPECIAL numbers:vararg
 	.rept	16
@@ -116,10 +267,13 @@ trap:
 	.hidden dune_guest_trap_end
 dune_guest_trap_end:
 return_from_trap:
+	testb	$3, FRAME_CS(%rsp)
+	jnz	to_ring3
 	mov	(%rsp), %rax
 	cmpl	$0, THREAD_HAS_KEPT(%rax)
 	jne	kept_signal
-1:	add	$FRAME_TF, %rsp
+load_frame:
+	add	$FRAME_TF, %rsp
 	pop	%rdi
 	pop	%rsi
 	pop	%rdx
@@ -143,8 +297,6 @@ dune_guest_trap_done:
 
 	/* The host side kept a signal while this stack was in use. */
 kept_signal:
-	testb	$3, FRAME_CS(%rsp)
-	jnz	1b
 	lea	FRAME_TF(%rsp), %rdi
 	mov	$HC_SIGNAL_AT_FRAME, %rcx
 	vmcall				/* goes on where the frame says */

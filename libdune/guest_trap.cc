@@ -5,10 +5,15 @@
 // dune_trap() runs on an IST stack, with the vector registers of whatever was interrupted
 // still live.  All that it touches is mapped before the first entry, so it cannot itself
 // raise a page fault.
+#include <asm/signal.h>
+
 #include <cerrno>
 
+#include "libdune/host.h"
+#include "libdune/print.h"
 #include "libdune/process.h"
 #include "libdune/ring0.h"
+#include "libdune/ring_block.h"
 #include "libdune/sys.h"
 #include "libdune/thread.h"
 
@@ -24,7 +29,7 @@ constexpr uint64_t kHandlerStackSpare = 16 * 1024;  // what a handler is sure to
 constexpr uint64_t kRedZone = 128;
 
 bool is_vsyscall(const TrapFrame& f) {
-  return f.cr2 == f.tf.rip && f.tf.rip >= kVsyscallPage &&
+  return !(f.tf.cs & 3) && f.cr2 == f.tf.rip && f.tf.rip >= kVsyscallPage &&
          f.tf.rip < kVsyscallPage + 3 * kVsyscallStep && f.tf.rip % kVsyscallStep == 0;
 }
 
@@ -64,7 +69,55 @@ void rewind(const TrapFrame& f, dune_tf& tf) {
   }
 }
 
+int signal_of(uint64_t vector) {
+  switch (vector) {
+    case T_DIVIDE:
+    case T_FPERR:
+    case T_SIMDERR:
+      return SIGFPE;
+    case T_DEBUG:
+    case T_BRKPT:
+      return SIGTRAP;
+    case T_ILLOP:
+      return SIGILL;
+    case T_ALIGN:
+      return SIGBUS;
+  }
+  return SIGSEGV;
+}
+
+// Ring 3 never goes on natively: it would be free there.
+[[noreturn]] void end_ring3(const TrapFrame& f, const char* why) {
+  Line()
+      .text(why)
+      .text(": vector ")
+      .dec(f.vector)
+      .text(", error ")
+      .hex(f.tf.err)
+      .text(", address ")
+      .hex(f.cr2)
+      .text(", rip ")
+      .hex(f.tf.rip)
+      .text("; the process cannot continue");
+  end_process(signal_of(f.vector));
+}
+
+bool of_ring3(const TrapFrame& f) { return f.tf.cs & 3; }
+
+// Ring 0's bases instead of ring 3's.  Until here nothing may use TLS.
+void take_over(Thread& thread) {
+  RingBlock& b = thread.ring_block();
+  // The CPU cleared IF, TF and NT, but AC is still ring 3's.
+  asm volatile("lea -128(%%rsp), %%rsp; pushq $2; popfq; lea 128(%%rsp), %%rsp" : : : "memory", "cc");
+  asm volatile("rdfsbase %0" : "=r"(b.user_fs));
+  asm volatile("rdgsbase %0" : "=r"(b.user_gs));
+  asm volatile("wrfsbase %0" : : "r"(b.ring0_fs));
+  asm volatile("wrgsbase %0" : : "r"(b.ring0_gs));
+  clear_ring3_mark(thread);
+}
+
 [[noreturn]] void unhandled(TrapFrame& f) {
+  if (of_ring3(f)) end_ring3(f, "ring 3 raised a trap that nobody handles");
   rewind(f, f.tf);
   leave_at(f.tf, kLeaveTrap);
 }
@@ -72,14 +125,18 @@ void rewind(const TrapFrame& f, dune_tf& tf) {
 // A copy of the frame on the handler stack: below the interrupted code if that is a
 // handler itself, else at the top.
 TrapFrame* to_handler_stack(TrapFrame& f) {
-  const Thread& thread = *f.thread;
+  Thread& thread = *f.thread;
   uint64_t top = thread.handler_stack_high();
 
-  if ((f.tf.cs & 3) == 0 && f.tf.rsp > thread.handler_stack_low() && f.tf.rsp <= top)
+  if (of_ring3(f))
+    top = thread.ring_block().entry_sp;
+  else if (f.tf.rsp > thread.handler_stack_low() && f.tf.rsp <= top)
     top = (f.tf.rsp - kRedZone) & ~15ull;
   top -= sizeof(TrapFrame);
-  if (top < thread.handler_stack_low() + dune_xsave_bytes + kHandlerStackSpare)
+  if (top < thread.handler_stack_low() + dune_xsave_bytes + kHandlerStackSpare) {
+    if (of_ring3(f)) end_ring3(f, "traps nest too deeply");
     leave_at(f.tf, kLeaveNestedDeep);
+  }
 
   auto* copy = reinterpret_cast<TrapFrame*>(top);
   copy_words(copy, &f, sizeof(f));
@@ -91,6 +148,7 @@ bool map_on_demand(TrapFrame& f) {
   if ((f.tf.err & FEC_P) || f.cr2 >= kUserEnd) return false;
   auto done = map_default(Gva(f.cr2));
   if (done) return true;
+  if (of_ring3(f)) return false;
   if (done.error().code == ENOSPC) leave_at(f.tf, kLeaveNoSlots);
   if (done.error().code == ENOMEM) leave_at(f.tf, kLeaveNoTables);
   return false;
@@ -110,11 +168,21 @@ extern "C" [[gnu::visibility("hidden")]] TrapFrame* dune_trap(TrapFrame* f) {
   if (f->vector == T_PGFLT) {
     f->cr2 = dune::read_cr2().value;
     if (dune::map_on_demand(*f)) return nullptr;
+  }
+  if (dune::of_ring3(*f))
+    dune::take_over(*f->thread);
+  else if (dune::ring3_marked(*f->thread))
+    dune::end_ring3(*f, "trap on the way between the rings");
+  if (f->vector == T_PGFLT) {
     if (dune::is_vsyscall(*f) || dune::process.page_fault.kind)
       return dune::to_handler_stack(*f);
   }
   if (!dune::process.handlers[f->vector].kind) dune::unhandled(*f);
   return dune::to_handler_stack(*f);
+}
+
+extern "C" [[noreturn, gnu::visibility("hidden")]] void dune_ring3_nowhere(TrapFrame* f) {
+  dune::end_ring3(*f, "a handler sends ring 3 to an address that is not canonical");
 }
 
 extern "C" [[gnu::visibility("hidden")]] void dune_trap_handler(TrapFrame* f) {
@@ -124,7 +192,10 @@ extern "C" [[gnu::visibility("hidden")]] void dune_trap_handler(TrapFrame* f) {
     dune::emulate_vsyscall(f->tf);
     return;
   }
-  const Handler& h = page_fault && dune::process.page_fault.kind
+  if (f->vector == VECTOR_SYSCALL && !dune::process.syscall.kind)
+    dune::end_ring3(*f, "ring 3 made a system call and there is no handler");
+  const Handler& h = f->vector == VECTOR_SYSCALL ? dune::process.syscall
+                     : page_fault && dune::process.page_fault.kind
                          ? dune::process.page_fault
                          : dune::process.handlers[f->vector];
   switch (h.kind) {

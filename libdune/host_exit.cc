@@ -11,6 +11,7 @@
 #include "libdune/host.h"
 #include "libdune/own_fds.h"
 #include "libdune/print.h"
+#include "libdune/ring_block.h"
 #include "libdune/sys.h"
 
 namespace dune {
@@ -109,6 +110,17 @@ bool probe_read(uint64_t va) {
 dune_tf* refused_access(Thread& thread) {
   const dune_run& run = *thread.run;
   const uint64_t va = run.fault.va;
+
+  if (ring3_marked(thread)) {
+    // Natively the instruction would run with all rights of the process.
+    Line()
+        .text("ring 3 accessed memory that Linux refuses: address ")
+        .hex(va)
+        .text(", rip ")
+        .hex(run.rip)
+        .text("; the process cannot continue");
+    end_process(SIGSEGV);
+  }
 
   thread.leaving = kModeOnce;
   if ((run.fault.flags & DUNE_FAULT_VA_VALID) && !(run.fault.flags & DUNE_FAULT_IN_EVENT)) {

@@ -11,6 +11,7 @@
 #include "libdune/host.h"
 #include "libdune/print.h"
 #include "libdune/process.h"
+#include "libdune/ring_block.h"
 #include "libdune/signals.h"
 #include "libdune/sys.h"
 
@@ -119,6 +120,9 @@ void registers_from_frame(const dune_tf& tf, KernelRegisters& r) {
 Where parked(Thread& thread, KernelRegisters& r) {
   dune_run& run = *thread.run;
   long reason = DUNE_EXIT_NONE;
+
+  // In ring 3 or between the rings; an interrupt brings it to where it is delivered.
+  if (ring3_marked(thread)) return Where::kLater;
 
   if ((run.set & kSetAll) != kSetAll) {
     reason = sys::ioctl(thread.vcpu_fd, DUNE_SYNC);

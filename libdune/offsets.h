@@ -39,17 +39,37 @@
 #define THREAD_LEAVING 24
 #define THREAD_HAS_KEPT 28
 #define THREAD_NATIVE_STACK 32
+#define THREAD_GDT 96
 /* From the native frame, that is, host_sp. */
 #define FRAME_TO_THREAD 291072
 
 #define MODE_HOST 0
 
+/* dune::RingBlock, and the mark in the GDT that says that the thread is in ring 3 */
+#define RING_THREAD 0
+#define RING_USER_RSP 8
+#define RING_ENTRY_SP 16
+#define RING_CONTEXT 24
+#define RING_RING0_FS 32
+#define RING_RING0_GS 40
+#define RING_USER_FS 48
+#define RING_USER_GS 56
+#define RING_FROM_THREAD 4096
+#define RING3_MARK_SELECTOR 0x38
+#define RING3_MARK 0x91 /* access byte: readable data, ring 0 */
+#define THREAD_RING3_MARK (THREAD_GDT + RING3_MARK_SELECTOR + 5)
+
 /* dune::TrapFrame */
 #define FRAME_VECTOR 16
 #define FRAME_TF 24
+#define FRAME_RIP (FRAME_TF + 128)
 #define FRAME_CS (FRAME_TF + 136)
+#define FRAME_SS (FRAME_TF + 160)
 #define FRAME_RFLAGS (FRAME_TF + 144)
 #define RFLAGS_IF 0x200
+#define RFLAGS_RING3 0x250dd5 /* CF PF AF ZF SF TF DF OF RF AC ID */
+#define RFLAGS_RING3_SET 0x202 /* IF and the fixed bit; IOPL, NT, VM are 0 */
+#define VECTOR_SYSCALL 256 /* in TrapFrame::vector: the `syscall` of ring 3 */
 
 /* What trap code asks the host side (enum Hypercall): RCX of the vmcall. */
 #define HC_SIGNAL 0xd0e0000000000102
@@ -66,6 +86,7 @@
 
 /* Linux's selectors of user mode (kern/dune.h says why the guest has them too). */
 #define USER_CS 0x33
+#define USER_CS32 0x23
 #define USER_SS 0x2b
 
 /* Where the guest is entered by `vmcall` (kern/dune.h). */

@@ -102,7 +102,8 @@ void fill_idt() {
   constexpr uint64_t kStubBytes = 32;
 
   for (int v = 0; v < DUNE_IDT_ENTRIES; v++)
-    idt[v] = interrupt_gate(reinterpret_cast<uint64_t>(dune_guest_vectors) + v * kStubBytes, ist_of(v));
+    idt[v] = interrupt_gate(reinterpret_cast<uint64_t>(dune_guest_vectors) + v * kStubBytes, ist_of(v),
+                            v == T_BRKPT || v == T_OFLOW);
 }
 
 }  // namespace

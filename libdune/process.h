@@ -43,6 +43,7 @@ struct alignas(4096) Process {
   PageTable table;
   Handler handlers[DUNE_IDT_ENTRIES] = {};
   Handler page_fault = {};
+  Handler syscall = {};  // of ring 3
   SignalTable signals = {};
   struct Follow {
     bool on;

@@ -10,6 +10,7 @@
 #include "libdune/offsets.h"
 #include "libdune/own_fds.h"
 #include "libdune/process.h"
+#include "libdune/ring_block.h"
 #include "libdune/space.h"
 #include "libdune/sys.h"
 
@@ -40,6 +41,10 @@ static_assert(offsetof(Thread, mode) == THREAD_MODE && kModeHost == MODE_HOST);
 static_assert(offsetof(Thread, leaving) == THREAD_LEAVING);
 static_assert(offsetof(Thread, has_kept) == THREAD_HAS_KEPT);
 static_assert(offsetof(Thread, native_stack) == THREAD_NATIVE_STACK);
+static_assert(offsetof(Thread, gdt) == THREAD_GDT);
+static_assert(offsetof(TrapFrame, tf) + offsetof(dune_tf, rip) == FRAME_RIP);
+static_assert(offsetof(TrapFrame, tf) + offsetof(dune_tf, ss) == FRAME_SS);
+static_assert(DUNE_SEL_USER_CODE32 == USER_CS32);
 static_assert(kThreadAt - (kHandlerGuardAt - kNativeFrameBytes) == FRAME_TO_THREAD);
 static_assert(offsetof(TrapFrame, tf) + offsetof(dune_tf, cs) == FRAME_CS);
 static_assert((DUNE_HYPERCALL | kHcSignal) == HC_SIGNAL);
@@ -182,6 +187,7 @@ Result<void> Thread::create_vcpu() {
   state.tr_base = reinterpret_cast<uint64_t>(&tss);
   state.tr_limit = sizeof(tss) - 1;
   state.tr_selector = kTssSelector;
+  state.kernel_gs_base = reinterpret_cast<uint64_t>(&ring_block());
   state.lstar = reinterpret_cast<uint64_t>(dune_guest_syscall);
   long ret = sys::ioctl(vcpu_fd, DUNE_SET_STATE, &state);
   if (ret) {
@@ -189,6 +195,10 @@ Result<void> Thread::create_vcpu() {
     return Error{static_cast<int>(-ret), "the module refuses the VCPU's state"};
   }
   active_space = 0;
+  ring_block() = {};
+  ring_block().thread = this;
+  ring_block().entry_sp = handler_stack_high();
+  clear_ring3_mark(*this);
   link(this);
   return {};
 }

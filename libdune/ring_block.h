@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// ring_block.h - a thread's state between the rings; inside libdune only.
+//
+// Of what ring 3 can set (GS base, RSP, RFLAGS, FS base) nothing is used to find it:
+// KERNEL_GS_BASE holds its address, which only SWAPGS in ring 0 brings in, and traps find
+// the Thread above their IST stack.
+//
+// Whether `syscall` came from ring 0 (the program itself) or from ring 3 is told by a
+// descriptor of the thread's GDT: VERR on it needs no register, no stack and no GS, so the
+// program's own calls are two instructions longer and nothing more.  The mark is set
+// last before IRET and cleared once ring 0's bases are back; as long as it is set, the
+// host side delivers no signal.
+#ifndef LIBDUNE_RING_BLOCK_H
+#define LIBDUNE_RING_BLOCK_H
+
+#include <cstddef>
+#include <cstdint>
+
+#include "libdune/offsets.h"
+#include "libdune/thread.h"
+
+namespace dune {
+
+struct RingBlock {
+  Thread* thread;
+  uint64_t user_rsp;   // for a few instructions of the entry
+  uint64_t entry_sp;   // where ring 0's stack starts when ring 3 comes in
+  uint64_t context;    // where enter_ring3() saved its registers, or 0
+  uint64_t ring0_fs;   // while in ring 3
+  uint64_t ring0_gs;
+  uint64_t user_fs;    // while in ring 0
+  uint64_t user_gs;
+  bool user_fs_set;
+};
+static_assert(offsetof(RingBlock, thread) == RING_THREAD);
+static_assert(offsetof(RingBlock, user_rsp) == RING_USER_RSP);
+static_assert(offsetof(RingBlock, entry_sp) == RING_ENTRY_SP);
+static_assert(offsetof(RingBlock, context) == RING_CONTEXT);
+static_assert(offsetof(RingBlock, ring0_fs) == RING_RING0_FS);
+static_assert(offsetof(RingBlock, ring0_gs) == RING_RING0_GS);
+static_assert(offsetof(RingBlock, user_fs) == RING_USER_FS);
+static_assert(offsetof(RingBlock, user_gs) == RING_USER_GS);
+static_assert(RING_FROM_THREAD == kPageBytes);
+static_assert(offsetof(Thread, gdt) + RING3_MARK_SELECTOR + 5 == THREAD_RING3_MARK);
+
+inline bool ring3_marked(const Thread& thread) {
+  return *(reinterpret_cast<const volatile uint8_t*>(&thread) + THREAD_RING3_MARK) != 0;
+}
+inline void clear_ring3_mark(Thread& thread) {
+  *(reinterpret_cast<volatile uint8_t*>(&thread) + THREAD_RING3_MARK) = 0;
+}
+
+}  // namespace dune
+
+extern "C" {
+// guest_entry.S.  Saves the caller's registers and goes to ring 3; entry_sp null: below
+// this call.
+[[gnu::visibility("hidden")]] long dune_ring3_enter(const dune_tf* frame, dune::RingBlock* block,
+                                                    uint64_t entry_sp);
+// Comes back from the dune_ring3_enter() that block->context belongs to.
+[[noreturn, gnu::visibility("hidden")]] void dune_ring3_leave(long value,
+                                                              dune::RingBlock* block);
+}
+
+#endif
