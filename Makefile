@@ -21,19 +21,21 @@ B := build
 KERNELS := 6.1 6.12
 JOBS := -j$(shell nproc)
 
-.PHONY: demo check bench build modules user packages clean distclean help
+.PHONY: demo check check-full bench build modules user packages clean distclean help
 .DEFAULT_GOAL := build
 
 # ---- what users call; packages come before anything that needs them ----
 
 demo: ; @test/packages && $(MAKE) $(JOBS) programs module-$(KERNEL) && test/demo/run
 check: ; @test/packages && $(MAKE) $(JOBS) build && test/check
+check-full: check ; @test/differential/run
 bench: ; @test/packages && $(MAKE) $(JOBS) programs $(B)/test/bench module-$(KERNEL) && test/bench/run
 packages: ; @test/packages
 
 help:
 	@echo 'make demo       real programs in Dune mode (needs root only to install packages)'
 	@echo 'make check      all tests, on both kernels; last line: N passed, N failed'
+	@echo 'make check-full that, and real programs natively and in Dune mode: build/differential.json'
 	@echo 'make bench      costs of the basic operations: a table, and build/bench.json'
 	@echo 'make build      everything below build/ (default)'
 	@echo 'make programs   libdune and apps/; make tests: what tests them; make user: both'

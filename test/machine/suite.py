@@ -8,6 +8,7 @@ import subprocess
 from host.paths import BUILD, TOP
 
 _GUEST = TOP / "test" / "guest"
+_CASES = TOP / "test" / "differential" / "cases"
 
 
 def write_list(file):
@@ -15,7 +16,7 @@ def write_list(file):
 
     Tags of a Catch2 case: [120s] is its time limit, [smp] means two CPUs.
     """
-    lines = _catch_cases() + [str(BUILD / "test" / source.stem) for source in sorted((_GUEST / "programs").glob("*.cc"))]
+    lines = _catch_cases() + _comparisons()
     commands = _GUEST / "commands.list"
     if commands.exists():
         lines += commands.read_text(encoding="utf-8").splitlines()
@@ -42,6 +43,24 @@ def _catch_cases():
             words.append("cpus=2")
         words += [str(program), "--warn", "NoTests", re.sub(r"([\\,\[\]*])", r"\\\1", name)]
         lines.append(shlex.join(words))
+    return lines
+
+
+def _comparisons():
+    """Programs, and a few shell scripts together, natively and in Dune mode."""
+    compare = ["bash", str(_GUEST / "compare"), str(BUILD / "dune-run")]
+    lines = [f"@add {BUILD / 'libdune-preload.so'}"]
+    for source in sorted((_GUEST / "programs").glob("*.cc")):
+        lines.append(shlex.join([f"{source.stem}:", "timeout=120", *compare, str(BUILD / "test" / source.stem)]))
+    quick = [path for path in sorted(_CASES.glob("*.sh")) if "\n# quick\n" in path.read_text(encoding="utf-8")]
+    needs = "bash sh find sha256sum sort mktemp rm cat tr sleep wc cmp head tail echo".split()
+    for path in quick:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith("# needs: "):
+                needs += line.split()[2:]
+    lines += [f"@add {name}" for name in dict.fromkeys(needs)]
+    lines.append(f"@add {_CASES.parent / 'prologue'}")
+    lines.append(shlex.join(["differential:", "timeout=300", *compare, *map(str, quick)]))
     return lines
 
 

@@ -7,7 +7,8 @@
 #   test/unit/*.cc, *.c         build/test/unit: Catch2, under ASan and UBSan, with kern's pure files
 #   test/fuzz/NAME.cc           build/test/NAME: the same without Catch2; runs inputs of its own making
 #   test/guest/*.cc, *.S        build/test/guest: Catch2, runs in the machine
-#   test/guest/programs/*.cc    build/test/NAME: one program each, runs in the machine
+#   test/guest/programs/*.cc    build/test/NAME: one program each; runs in the machine, natively and by
+#                               dune-run, with the same output
 #   test/bench/*.cc             build/test/bench: runs in the machine
 #
 # A folder's flags.mk, when there is one, says what is special.  For file or
