@@ -20,11 +20,16 @@
 /*
  * Work that only the way back to user mode can do: signals, task work, tracing.
  * RUN returns, Linux does it, user space calls RUN again.
+ *
+ * NOTIFY_RESUME counts only when this RUN has been in the guest: a thread with rseq
+ * gets it at each context switch, so a tracer that stops it at the entry to RUN would
+ * keep it out of the guest for ever.
  */
-static bool user_work_pending(void)
+static bool user_work_pending(bool entered)
 {
 	return READ_ONCE(current_thread_info()->flags) &
-	       (_TIF_SIGPENDING | _TIF_NOTIFY_SIGNAL | _TIF_NOTIFY_RESUME | _TIF_UPROBE);
+	       (_TIF_SIGPENDING | _TIF_NOTIFY_SIGNAL | _TIF_UPROBE |
+		(entered ? _TIF_NOTIFY_RESUME : 0));
 }
 
 static void take_from_user(struct dune_vcpu *vcpu)
@@ -53,12 +58,12 @@ static void take_from_user(struct dune_vcpu *vcpu)
 	}
 }
 
-static __always_inline enum dune_step run_once(struct dune_vcpu *vcpu)
+static __always_inline enum dune_step run_once(struct dune_vcpu *vcpu, bool entered)
 {
 	enum dune_step step;
 
 	local_irq_disable();
-	if (unlikely(user_work_pending())) {
+	if (unlikely(user_work_pending(entered))) {
 		local_irq_enable();
 		vcpu->run->exit_reason = DUNE_EXIT_NONE;
 		return DUNE_STEP_USER;
@@ -83,6 +88,7 @@ static __always_inline enum dune_step run_once(struct dune_vcpu *vcpu)
 static long vcpu_run(struct dune_vcpu *vcpu)
 {
 	enum dune_step step;
+	bool entered = false;
 
 	if (unlikely(vcpu->error))
 		return vcpu->error;
@@ -101,10 +107,12 @@ static long vcpu_run(struct dune_vcpu *vcpu)
 				vcpu->error = 0;
 			return error;
 		}
-		if (step == DUNE_STEP_SLOW)
+		if (step == DUNE_STEP_SLOW) {
 			step = dune_exit_slow(vcpu);
-		else
-			step = run_once(vcpu);
+		} else {
+			step = run_once(vcpu, entered);
+			entered = true;
+		}
 	}
 	vcpu->run->exit_reason = DUNE_EXIT_SYSCALL;
 	vcpu->slow_vmcalls++;
