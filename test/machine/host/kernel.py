@@ -14,7 +14,7 @@ from .tool import last_line, run
 SERIES = ("6.1", "6.12")
 # In the order of loading.
 KVM_MODULES = ("irqbypass", "kvm", "kvm-intel")
-TEST_MODULES = ("brd",)  # taken along; a test that needs one loads it
+TEST_MODULES = ("brd", "msr")  # taken along; a test that needs one loads it
 
 
 class Kernel:

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// kill_test.cc - 200 Dune processes are killed by SIGKILL at random moments: nothing of
+// them is left, in the module or in the kernel's memory.
+#include <catch2/catch.hpp>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <random>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "libdune/dune.hpp"
+
+namespace {
+
+constexpr int kKills = 200;
+constexpr unsigned kLongestLife = 100000;   // microseconds; coming into Dune mode is most of it
+constexpr int kRunnerEvery = 10;   // of them one by dune-run: exec is dear when emulated
+
+std::string contents(const char* path) {
+    std::ifstream file(path);
+    return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// The module's references, as lsmod shows them.
+long references() {
+    long count = -1;
+    std::ifstream("/sys/module/dune/refcnt") >> count;
+    return count;
+}
+
+// A line "NAME:  123 kB" of /proc/meminfo.
+long meminfo(const std::string& name) {
+    std::ifstream file("/proc/meminfo");
+    for (std::string line; std::getline(file, line);)
+        if (line.starts_with(name + ":")) return std::stol(line.substr(name.size() + 1));
+    return -1;
+}
+
+// Kernel memory that the module could lose: VCPUs, EPT tables, run pages, VMCSs, threads'
+// stacks.  Page cache and processes' memory are not in it.
+long kernel_memory() {
+    return meminfo("SUnreclaim") + meminfo("KernelStack") + meminfo("PageTables") +
+           meminfo("SecPageTables");
+}
+
+void drop_caches() {
+    sync();
+    std::ofstream("/proc/sys/vm/drop_caches") << "3\n";
+}
+
+// Victims that came into Dune mode; shared with them.
+unsigned* entered;
+
+// What a victim does until it is killed.
+[[noreturn]] void victim(unsigned kind) {
+    dune::Options options;
+    options.forward = kind % 2 ? dune::Forward::kFast : dune::Forward::kPlain;
+    if (!dune::enter(options)) _exit(1);
+    __atomic_fetch_add(entered, 1, __ATOMIC_RELAXED);
+    switch (kind / 2 % 3) {
+    case 0:   // in the guest
+        for (volatile unsigned n = 0;;) n = n + 1;
+    case 1:   // system calls
+        for (;;) getppid();
+    default: {   // memory comes and goes, with threads of its own VCPU
+        auto churn = [] {
+            for (;;) {
+                auto* p = static_cast<char*>(mmap(nullptr, 64 * 4096, PROT_READ | PROT_WRITE,
+                                                  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+                for (int i = 0; i < 64; i++) p[i * 4096] = 1;
+                munmap(p, 64 * 4096);
+            }
+        };
+        std::thread(churn).detach();
+        churn();
+    }
+    }
+    _exit(1);
+}
+
+std::string next_to_us(const char* name) {
+    char self[4096];
+    const ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+    std::string path(self, n > 0 ? static_cast<size_t>(n) : 0);
+    return path.substr(0, path.rfind('/')) + name;
+}
+
+// Starts a victim, lets it run for a while, kills it.  False: it ended by itself.
+bool kill_one(unsigned kind, long microseconds) {
+    const std::string runner = next_to_us("/../dune-run");
+    const bool by_runner = kind % kRunnerEvery == 0 && access(runner.c_str(), X_OK) == 0;
+    const pid_t pid = fork();
+    REQUIRE(pid >= 0);
+    if (pid == 0) {
+        if (!by_runner) victim(kind);
+        execl(runner.c_str(), "dune-run", kind % 20 ? "--fast" : "--plain", "/bin/sh", "-c",
+              "while :; do :; done", nullptr);
+        _exit(1);
+    }
+    // The moment is part of the test's input; nothing waits for anything here.
+    const long life = microseconds * (by_runner ? 8 : 1);
+    const timespec moment{life / 1000000, life % 1000000 * 1000};
+    nanosleep(&moment, nullptr);
+    kill(pid, SIGKILL);
+    int status = 0;
+    REQUIRE(waitpid(pid, &status, 0) == pid);
+    return WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
+}
+
+void kill_many(int kills, std::mt19937_64& random) {
+    for (int i = 0; i < kills; i++) {
+        CAPTURE(i);
+        CHECK(kill_one(static_cast<unsigned>(i), static_cast<long>(random() % kLongestLife)));
+    }
+}
+
+// The module's work after a grace period may be outstanding; the time limit of the test
+// ends this when it never comes.
+void wait_until_gone() {
+    while (references() != 0 || contents("/sys/kernel/debug/dune/vms") != "") usleep(1000);
+}
+
+}  // namespace
+
+TEST_CASE("200 Dune processes killed at random moments leave nothing", "[kill][240s]") {
+    if (references() != 0) {
+        WARN("skipped: the module is in use by others, or cannot be unloaded");
+        return;
+    }
+    const auto seed = std::random_device()();
+    CAPTURE(seed);
+    std::mt19937_64 random(seed);
+
+    entered = static_cast<unsigned*>(mmap(nullptr, 4096, PROT_READ | PROT_WRITE,
+                                          MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+    REQUIRE(entered != MAP_FAILED);
+    kill_many(20, random);   // caches of the kernel grow to their size
+    wait_until_gone();
+    drop_caches();
+    const long before = kernel_memory();
+
+    kill_many(kKills - 20, random);
+    wait_until_gone();
+    CHECK(*entered > kKills / 4);   // else the moments were not so random
+    CAPTURE(*entered);
+    CHECK(references() == 0);
+    CHECK(contents("/sys/kernel/debug/dune/vms") == "");
+    // One VM with its VCPU takes more than 40 KiB: 180 lost ones would be 7 MiB, and a
+    // single lost page of each 720 KiB.
+    drop_caches();
+    long grown = 0;
+    for (int i = 0; i < 100; i++) {   // per-CPU caches drain in their own time
+        grown = kernel_memory() - before;
+        if (grown < 600) break;
+        usleep(10000);
+    }
+    CHECK(grown < 600);
+}
