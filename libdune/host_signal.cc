@@ -320,6 +320,8 @@ extern "C" [[gnu::visibility("hidden")]] void dune_host_signal(int, KernelSigInf
     if (is_our_own_fault(*info)) own_fault(*info, native->registers);
     return keep(*thread, *info, *native, mask_in_force(*thread, *native));
   }
+  // A seccomp filter's trap says where the call was made.
+  if (info->signal == SIGSYS && info->code > 0) info->fields[0] = r.rip;
   const uint64_t live_mask =
       thread->mode == kModeHost ? mask_in_force(*thread, *native) : native->mask;
   const uint64_t mask = build_signal_frame(*thread, *info, *native, live_mask,
