@@ -71,8 +71,8 @@ struct dune_vm_create {
  * Fast forwarding needs two addresses in user space: the `syscall` instruction
  * that does a forwarded call, and the place that calls DUNE_RUN.  On the way back
  * to user mode just behind that `syscall`, or at resume_ip with dune_run.set zero,
- * the kernel enters the guest again by itself.  Registers rbx, rbp, rsp, r12-r15 of user mode are kept;
- * all others are undefined at resume_ip.
+ * the kernel enters the guest again by itself.  Registers rbx, rbp, rsp, r12-r15 of
+ * user mode are kept; all others are undefined at resume_ip.
  */
 struct dune_vcpu_create {
 	__u32 size;

@@ -2,15 +2,12 @@
 /*
  * mmu.c - keeps the EPT a mirror of the process's page tables.
  *
- * A fault is resolved in two moves.  The *touch* does the access from the kernel,
- * with the thread's own rights, so everything Linux does on a user fault happens:
- * COW, swap-in, stack growth, userfaultfd, NUMA hints, SIGBUS conditions; it makes
- * the page table entry present, and dirty if it was a write.  The *walk* then
- * reads that entry and copies it.  Both the walk and the copy are done under
- * mmu_lock with no invalidation of the address in progress, so what is copied is
- * what Linux has, and any later change goes through the notifier, which takes the
- * same lock: there is no window that a sequence count would have to detect, and
- * no page reference is needed.
+ * A fault is resolved in two moves.  Linux's own *fault* handling (host_pt.c) makes the
+ * page table entry present, and dirty if it was a write.  The *walk* then reads that
+ * entry and copies it.  Both the walk and the copy are done under mmu_lock with no
+ * invalidation of the address in progress, so what is copied is what Linux has, and
+ * any later change goes through the notifier, which takes the same lock: there is no
+ * window that a sequence count would have to detect, and no page reference is needed.
  *
  * A leaf is writable only where the page table entry is writable *and dirty*, so
  * Linux need not learn of our writes: when it cleans an entry it invalidates it
@@ -21,95 +18,17 @@
 #include <linux/pgtable.h>
 #include <linux/sched/signal.h>
 #include <linux/smp.h>
-#include <linux/uaccess.h>
 #include <asm/vmx.h>
 
+#include "host_pt.h"
 #include "trace.h"
 #include "vcpu.h"
-
-/* What Linux has for one address. */
-struct host_leaf {
-	u64 pa;		/* of the page that holds the address, of the leaf's size */
-	int level;	/* 1: 4 KiB, 2: 2 MiB, 3: 1 GiB */
-	bool write, exec;
-	const pte_t *ptes;	/* level 1: the table of 512 that the entry is in */
-};
 
 /* Pages installed by one fault where Linux has them already. */
 #define AROUND_PAGES 16
 
-/* Cache attributes other than write-back: device memory, not for a guest. */
-static bool is_write_back(u64 flags, u64 pat_bit)
-{
-	return !(flags & (_PAGE_PWT | _PAGE_PCD | pat_bit));
-}
-
-static bool leaf_usable(u64 entry, u64 pat_bit)
-{
-	u64 need = _PAGE_PRESENT | _PAGE_USER;
-
-	return (entry & need) == need && is_write_back(entry, pat_bit);
-}
-
-static void leaf_fill(struct host_leaf *leaf, u64 entry, int level, u64 va)
-{
-	u64 size = dune_ept_level_size(level);
-
-	/* PTE_PFN_MASK keeps bit 12, which is PAT in a large entry. */
-	leaf->pa = entry & PTE_PFN_MASK & ~(size - 1);
-	leaf->level = level;
-	leaf->write = (entry & (_PAGE_RW | _PAGE_DIRTY)) == (_PAGE_RW | _PAGE_DIRTY);
-	leaf->exec = !(entry & _PAGE_NX);
-}
-
-/*
- * Reads the page tables without a lock: irqs are off, which keeps them from being
- * freed (as for GUP-fast).  False: nothing there that a guest can use.
- */
-static bool walk_host(struct mm_struct *mm, unsigned long va, struct host_leaf *leaf)
-{
-	pgd_t pgd = READ_ONCE(*pgd_offset(mm, va));
-	p4d_t p4d;
-	pud_t pud;
-	pmd_t pmd;
-	pte_t pte;
-
-	if (pgd_none(pgd))
-		return false;
-	p4d = READ_ONCE(*p4d_offset(&pgd, va));
-	if (p4d_none(p4d) || !p4d_present(p4d))
-		return false;
-	pud = READ_ONCE(*pud_offset(&p4d, va));
-	if (!(pud_val(pud) & _PAGE_PRESENT))
-		return false;
-	if (pud_val(pud) & _PAGE_PSE) {
-		leaf_fill(leaf, pud_val(pud), 3, va);
-		return leaf_usable(pud_val(pud), _PAGE_PAT_LARGE);
-	}
-	pmd = READ_ONCE(*pmd_offset(&pud, va));
-	if (!(pmd_val(pmd) & _PAGE_PRESENT))
-		return false;
-	if (pmd_val(pmd) & _PAGE_PSE) {
-		leaf_fill(leaf, pmd_val(pmd), 2, va);
-		return leaf_usable(pmd_val(pmd), _PAGE_PAT_LARGE);
-	}
-	leaf->ptes = pte_offset_kernel(&pmd, va & PMD_MASK);
-	pte = READ_ONCE(leaf->ptes[pte_index(va)]);
-	leaf_fill(leaf, pte_val(pte), 1, va);
-	return leaf_usable(pte_val(pte), _PAGE_PAT);
-}
-
-/*
- * A page of RAM?  Registers of a device can be mapped write-back by mistake, and
- * reading them has side effects that the mirror must not cause.
- */
-static bool is_memory(u64 pa)
-{
-	return pfn_valid(pa >> PAGE_SHIFT);
-}
-
 /* The largest leaf that both sides can have, cut down to what holds va. */
-static void fit_level(struct host_leaf *leaf, unsigned long va, u32 access)
+static void fit_level(struct dune_host_leaf *leaf, unsigned long va, u32 access)
 {
 	int max = dune_caps.ept_1g ? 3 : dune_caps.ept_2m ? 2 : 1;
 
@@ -134,7 +53,7 @@ static bool being_invalidated(const struct dune_vm *vm, unsigned long va)
 	return vm->invalidating && va >= vm->inv_start && va < vm->inv_end;
 }
 
-static u64 leaf_prot(const struct host_leaf *leaf)
+static u64 leaf_prot(const struct dune_host_leaf *leaf)
 {
 	return DUNE_EPT_READ | (leaf->write ? DUNE_EPT_WRITE : 0) |
 	       (leaf->exec ? DUNE_EPT_EXEC : 0);
@@ -156,13 +75,10 @@ static void map_around(struct dune_vm *vm, struct dune_stats *stats, u64 gpa, un
 		return;
 	gpa -= va - first;
 	for (i = 0; i < AROUND_PAGES; i++) {
-		u64 entry = pte_val(READ_ONCE(ptes[pte_index(first) + i]));
-		struct host_leaf leaf;
+		pte_t pte = READ_ONCE(ptes[pte_index(first) + i]);
+		struct dune_host_leaf leaf;
 
-		if (!leaf_usable(entry, _PAGE_PAT))
-			continue;
-		leaf_fill(&leaf, entry, 1, first + i * PAGE_SIZE);
-		if (is_memory(leaf.pa) &&
+		if (dune_host_leaf(pte_val(pte), 1, &leaf) == DUNE_HOST_PAGE &&
 		    dune_ept_fill(&vm->ept, gpa + i * PAGE_SIZE, leaf.pa, leaf_prot(&leaf)))
 			stats->ept_maps[0]++;
 	}
@@ -171,27 +87,26 @@ static void map_around(struct dune_vm *vm, struct dune_stats *stats, u64 gpa, un
 /* Makes CPUs that are in the guest leave it.  Not under mmu_lock. */
 static void kick(struct dune_vm *vm);
 
-enum map_result { MAP_DONE, MAP_NEED_TOUCH, MAP_NO_EXEC, MAP_NO_MEMORY, MAP_RETRY };
+enum map_result { MAP_DONE, MAP_NEED_FAULT, MAP_NO_EXEC, MAP_NO_MEMORY, MAP_RETRY };
 
 static enum map_result try_map(struct dune_vcpu *vcpu, u64 gpa, unsigned long va, u32 access,
 			       bool around)
 {
 	struct dune_vm *vm = vcpu->vm;
 	struct dune_ept_freelist freed = {};
-	struct host_leaf leaf = {};
+	struct dune_host_leaf leaf = {};
 	enum map_result result = MAP_DONE;
+	enum dune_host_entry host;
 	unsigned long flags;
 	bool flush = false;
 
 	spin_lock_irqsave(&vm->mmu_lock, flags);
 	if (being_invalidated(vm, va)) {
 		result = MAP_RETRY;
-	} else if (!walk_host(vm->mm, va, &leaf)) {
-		result = MAP_NEED_TOUCH;
-	} else if (!is_memory(leaf.pa)) {
-		result = MAP_NO_MEMORY;
+	} else if ((host = dune_host_walk(vm->mm, va, &leaf)) != DUNE_HOST_PAGE) {
+		result = host == DUNE_HOST_ABSENT ? MAP_NEED_FAULT : MAP_NO_MEMORY;
 	} else if ((access & DUNE_ACCESS_WRITE) && !leaf.write) {
-		result = MAP_NEED_TOUCH;
+		result = MAP_NEED_FAULT;
 	} else if ((access & DUNE_ACCESS_EXEC) && !leaf.exec) {
 		result = MAP_NO_EXEC;
 	} else {
@@ -214,34 +129,10 @@ static enum map_result try_map(struct dune_vcpu *vcpu, u64 gpa, unsigned long va
 	return result;
 }
 
-/*
- * Does the access as the thread would, without changing the byte.  -EFAULT when
- * Linux would send a signal.
- */
-static int touch(unsigned long va, bool write)
-{
-	u8 __user *p = (u8 __user *)va;
-	u8 byte __maybe_unused;
-
-	if (!write)
-		return get_user(byte, p);
-	if (!access_ok(p, 1))
-		return -EFAULT;
-	__uaccess_begin_nospec();
-	asm goto("1: lock orb $0, %0\n\t"
-		 _ASM_EXTABLE_UA(1b, %l[fault])
-		 : : "m" (*(u8 __force *)p) : "memory", "cc" : fault);
-	__uaccess_end();
-	return 0;
-fault:
-	__uaccess_end();
-	return -EFAULT;
-}
-
 int dune_mmu_fault(struct dune_vcpu *vcpu, u64 gpa, u32 access)
 {
 	struct dune_vm *vm = vcpu->vm;
-	bool touched = false;
+	bool faulted = false;
 	int ret, tries;
 	u64 va;
 
@@ -256,8 +147,8 @@ int dune_mmu_fault(struct dune_vcpu *vcpu, u64 gpa, u32 access)
 	 * signals in between.
 	 */
 	for (tries = 0; tries < 32; tries++) {
-		/* A page that had to be touched is new, and so are its neighbours. */
-		switch (try_map(vcpu, gpa, va, access, !touched)) {
+		/* A page that had to be made is new, and so are its neighbours. */
+		switch (try_map(vcpu, gpa, va, access, !faulted)) {
 		case MAP_DONE:
 			return 0;
 		case MAP_RETRY:
@@ -266,31 +157,18 @@ int dune_mmu_fault(struct dune_vcpu *vcpu, u64 gpa, u32 access)
 		case MAP_NO_MEMORY:
 			return -EFAULT;
 		case MAP_NO_EXEC:
-			if (touched)
+			if (faulted)
 				return -EFAULT;
 			break;
-		case MAP_NEED_TOUCH:
+		case MAP_NEED_FAULT:
 			break;
 		}
-		ret = touch(va, access & DUNE_ACCESS_WRITE);
+		ret = dune_host_fault(vm->mm, va, access & DUNE_ACCESS_WRITE);
 		if (ret)
-			return ret;
-		touched = true;
+			return ret == -EFAULT ? ret : 0;
+		faulted = true;
 	}
-	/*
-	 * The touch succeeds but its entry is not one for a guest: either it changes
-	 * all the time, or it is device memory, where it never will be usable.
-	 */
-	if (touched) {
-		unsigned long flags;
-		struct host_leaf leaf;
-
-		spin_lock_irqsave(&vm->mmu_lock, flags);
-		if (!being_invalidated(vm, va) && !walk_host(vm->mm, va, &leaf))
-			ret = -EFAULT;
-		spin_unlock_irqrestore(&vm->mmu_lock, flags);
-	}
-	return ret;
+	return 0;
 }
 
 static void kicked(void *unused)
