@@ -25,9 +25,9 @@ test_with_registers:
 	mov	%rsi, out(%rip)
 	mov	%rdx, event(%rip)
 	mov	%rsp, stack(%rip)
+	cmp	$1, %rdx
+	jne	1f
 	mov	test_wait_word(%rip), %rax
-	test	%rax, %rax
-	jz	1f
 	movq	$0, (%rax)
 1:
 	mov	%rdi, %r15
@@ -38,9 +38,9 @@ test_with_registers:
 	wrfsbase %rax
 	mov	144(%r15), %rax
 	wrgsbase %rax
-	cmpq	$1, event(%rip)
+	cmpq	$0, event(%rip)
 	pushq	128(%r15)		/* RFLAGS are loaded by the popfq below */
-	je	3f
+	jne	3f
 
 	popfq
 	mov	0x00(%r15), %rax

@@ -27,14 +27,16 @@ std::string difference(const Registers& a, const Registers& b, uint32_t ignored)
 
 enum class Event : uint64_t {
     kSyscall = 0,  // number in rax, arguments as they are
-    kWait = 1,     // nothing, until *wait_word is not zero (uses rcx, keeps RFLAGS)
+    kWait = 1,     // sets *test_wait_word to zero first, then reads it until it is not;
+                   // uses rcx, keeps RFLAGS
+    kTouch = 2,    // reads it until it is not zero
 };
 
 extern "C" {
 // Loads all of `in` but rsp, does `event`, stores all to `out`.
 // Precondition: the CPU has FSGSBASE and XSAVE.
 void test_with_registers(const Registers* in, Registers* out, Event event);
-extern volatile uint64_t* test_wait_word;  // set to zero when the registers are loaded
+extern volatile uint64_t* test_wait_word;
 }
 
 // XCR0
