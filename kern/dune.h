@@ -263,6 +263,7 @@ struct dune_run {
  * (also behind a forwarded call), without running it.  What dune_run.set asks for is
  * taken first.  Returns what the next DUNE_RUN would return at once, or DUNE_EXIT_NONE.
  * A DUNE_SET_RIP cancels that return, for the guest goes on elsewhere.
+ * lseek(vcpu, 0, SEEK_CUR) does the same.
  */
 #define DUNE_SYNC		_IO(DUNE_IOC_MAGIC, 0x63)
 

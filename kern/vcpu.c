@@ -230,8 +230,12 @@ static loff_t vcpu_llseek(struct file *file, loff_t offset, int whence)
 		return -EIO;
 	if (unlikely(vcpu->task != current))
 		return -EBUSY;
-	if (unlikely(offset || whence != SEEK_SET))
-		return -EINVAL;
+	if (unlikely(offset || whence != SEEK_SET)) {
+		if (offset || whence != SEEK_CUR)
+			return -EINVAL;
+		take_from_user(vcpu);
+		return dune_vcpu_sync(vcpu);
+	}
 	return vcpu_run(vcpu);
 }
 

@@ -18,6 +18,8 @@
 namespace dune {
 namespace {
 
+constexpr long kSeekCur = 1;
+
 // Labels are declared as arrays or functions.
 template <class From, class To>
 bool within(uint64_t rip, From* from, To* to) {
@@ -125,7 +127,7 @@ Where parked(Thread& thread, KernelRegisters& r) {
   if (ring3_marked(thread)) return Where::kLater;
 
   if ((run.set & kSetAll) != kSetAll) {
-    reason = sys::ioctl(thread.vcpu_fd, DUNE_SYNC);
+    reason = sys::call(__NR_lseek, thread.vcpu_fd, 0, kSeekCur);  // DUNE_SYNC
     // RUN will return the same, and the host side deal with it first.
     if (reason < 0 || reason == DUNE_EXIT_HYPERCALL || reason == DUNE_EXIT_FATAL)
       return Where::kLater;
