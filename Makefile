@@ -21,7 +21,7 @@ B := build
 KERNELS := 6.1 6.12
 JOBS := -j$(shell nproc)
 
-.PHONY: demo check check-full bench build modules user packages clean distclean help
+.PHONY: install demo check check-full bench build modules user packages clean distclean help
 .DEFAULT_GOAL := build
 
 # ---- what users call; packages come before anything that needs them ----
@@ -42,6 +42,7 @@ help:
 	@echo 'make modules    dune.ko for each kernel: build/module-6.1, build/module-6.12, ...'
 	@echo 'make module-native   dune.ko for the running kernel: build/module-native'
 	@echo 'make packages   installs the Debian packages of test/packages.txt that are missing'
+	@echo 'make install   libraries, headers, dune-run, its man page (PREFIX=$(PREFIX), DESTDIR)'
 	@echo 'make clean      removes what was built; the unpacked kernels stay'
 	@echo 'make distclean  removes build/'
 	@echo
@@ -50,6 +51,19 @@ help:
 	@echo 'test/machine/run --help             one command line in the emulated machine'
 
 build: user modules
+
+# What others link and run.  The module: make -C /lib/modules/VERSION/build M=$PWD modules_install.
+PREFIX ?= /usr/local
+DEST = $(DESTDIR)$(PREFIX)
+install: programs $(B)/dune.pc
+	install -d $(DEST)/bin $(DEST)/lib/pkgconfig $(DEST)/include/libdune $(DEST)/include/kern $(DEST)/share/man/man1
+	install -m 755 $(B)/dune-run $(DEST)/bin
+	install -m 755 $(B)/libdune.so $(B)/libdune-preload.so $(DEST)/lib
+	install -m 644 $(B)/libdune.a $(DEST)/lib
+	install -m 644 $(wildcard libdune/*.h libdune/*.hpp) $(DEST)/include/libdune
+	install -m 644 kern/dune.h $(DEST)/include/kern
+	install -m 644 apps/dune-run/dune-run.1 $(DEST)/share/man/man1
+	sed 's|/usr/local|$(PREFIX)|' $(B)/dune.pc > $(DEST)/lib/pkgconfig/dune.pc
 
 clean:
 	rm -rf $(filter-out $(B)/kernels,$(wildcard $(B)/*))
