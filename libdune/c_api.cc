@@ -5,22 +5,26 @@
 #include <cstdarg>
 #include <cstdio>
 
+#include "libdune/c_api.h"
 #include "libdune/dune.hpp"
 #include "libdune/print.h"
 #include "libdune/process.h"
 #include "libdune/sys.h"
 
 int dune_init(bool /*map_full*/) {
-  // The VM is made by the first enter(); here only what can fail without it.
-  if (dune::in_dune() || dune::vm_fd() >= 0) return 0;
-  auto platform = dune::probe();
-  if (platform) return 0;
-  dune::Line().text(platform.error().what);
-  return -platform.error().code;
+  if (dune::in_dune()) return 0;
+  auto ready = dune::prepare_process({});
+  if (ready) {
+    dune::set_c_globals();
+    return 0;
+  }
+  dune::Line().text(ready.error().what ? ready.error().what : "cannot prepare Dune mode");
+  return -ready.error().code;
 }
 
 int dune_enter(void) {
   auto entered = dune::enter();
+  if (entered) dune::set_c_globals();
   return -entered.error().code;
 }
 

@@ -28,6 +28,8 @@ bool wants_fast(Forward forward) {
   return forward == Forward::kFast;
 }
 
+}  // namespace
+
 Result<void> prepare_process(const Options& options) {
   Result<void> done;
 
@@ -49,8 +51,6 @@ Result<void> prepare_process(const Options& options) {
   __atomic_store_n(&creating, 0, __ATOMIC_RELEASE);
   return done;
 }
-
-}  // namespace
 
 Result<Platform> probe() {
   auto devices = open_devices();

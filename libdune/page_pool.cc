@@ -12,10 +12,12 @@ namespace dune {
 Result<void> PagePool::reserve() {
   if (base_.value != ~0ull) return {};
   constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  // Linux's rights are the outer limit; the guest's page tables say the rest.
+  constexpr int kProt = PROT_READ | PROT_WRITE | PROT_EXEC;
   const size_t size = kMaxPages * 4096;
-  long at = sys::mmap(reinterpret_cast<void*>(kPreferredBase), size, PROT_READ | PROT_WRITE,
+  long at = sys::mmap(reinterpret_cast<void*>(kPreferredBase), size, kProt,
                       kFlags | MAP_FIXED_NOREPLACE, -1);
-  if (sys::failed(at)) at = sys::mmap(nullptr, size, PROT_READ | PROT_WRITE, kFlags, -1);
+  if (sys::failed(at)) at = sys::mmap(nullptr, size, kProt, kFlags, -1);
   if (sys::failed(at)) return Error{ENOMEM, "no address space for the page pool"};
   base_ = Hva(static_cast<uint64_t>(at));
   return {};

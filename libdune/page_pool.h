@@ -42,9 +42,10 @@ class PagePool {
   size_t in_use() const { return in_use_; }
   size_t ever_used() const { return next_; }
 
- private:
+  // Address space for the pages; alloc() does it too.
   Result<void> reserve();
 
+ private:
   SpinLock lock_;
   Hva base_{~0ull};
   Page* pages_ = nullptr;

@@ -78,6 +78,9 @@ struct alignas(4096) Process {
   Result<void> map_native(const void* start, size_t bytes);
 };
 
+// VM and page tables, if they are not there yet.  Natively.
+Result<void> prepare_process(const Options& options);
+
 void set_handler(Handler& slot, const Handler& value);
 
 // The linker's: first and last byte of the object that libdune is part of.

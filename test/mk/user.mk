@@ -3,7 +3,7 @@
 # The user-space half.  Sources are found by wildcard:
 #
 #   libdune/*.cc, *.S           build/libdune.a, build/libdune.so
-#   apps/NAME/*.cc, *.S         build/NAME
+#   apps/NAME/*.cc, *.c, *.S   build/NAME
 #   test/unit/*.cc, *.c         build/test/unit: Catch2, under ASan and UBSan, with kern's pure files
 #   test/fuzz/NAME.cc           build/test/NAME: the same without Catch2; runs inputs of its own making
 #   test/guest/*.cc, *.S        build/test/guest: Catch2, runs in the machine
@@ -36,11 +36,14 @@ FLAG_FILES += test/mk/user.mk # other flags, other objects
 # Objects of sources, and of those with sanitizers.
 objects = $(patsubst %,$(B)/obj/%.o,$(wildcard $(1)))
 sanitized = $(patsubst %,$(B)/obj-san/%.o,$(wildcard $(1)))
-sources = $(foreach directory,$(1),$(directory)/*.cc $(directory)/*.S)
+sources = $(foreach directory,$(1),$(directory)/*.cc $(directory)/*.c $(directory)/*.S)
 
 $(B)/obj/%.cc.o: %.cc $(FLAG_FILES)
 	@mkdir -p $(@D)
 	@echo "  CXX $<"; $(CXX) $(CPPFLAGS) $(CXXFLAGS) $($<.flags) -c $< -o $@
+$(B)/obj/%.c.o: %.c
+	@mkdir -p $(@D)
+	@echo "  CC  $<"; $(CC) $(CPPFLAGS) $(CFLAGS) $($<.flags) -c $< -o $@
 $(B)/obj/%.S.o: %.S $(FLAG_FILES)
 	@mkdir -p $(@D)
 	@echo "  AS  $<"; $(CC) $(CPPFLAGS) -g -fPIC $($<.flags) -c $< -o $@

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// machine.cc - rows for the privileged machine: traps, rings, page tables, interrupts.
+#include <signal.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "bench.h"
+#include "libdune/address_space.h"
+#include "libdune/interrupts.h"
+#include "libdune/rings.h"
+
+namespace {
+
+using bench::Cost;
+using bench::measure;
+using bench::Plan;
+
+constexpr size_t kPage = 4096;
+constexpr size_t kPages = 100;
+char* memory;
+
+char* pages_of(size_t n, int prot) {
+  void* p = mmap(nullptr, n * kPage, prot, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  memset(p, 1, n * kPage);
+  return static_cast<char*>(p);
+}
+
+void on_signal(int signal, void (*handler)(int, siginfo_t*, void*)) {
+  struct sigaction action = {};
+  action.sa_sigaction = handler;
+  action.sa_flags = SA_SIGINFO;
+  sigaction(signal, &action, nullptr);
+}
+
+void trap(int count) {
+  for (; count; count--) asm volatile("int3" : : : "memory");
+}
+
+void trap_ring0() {
+  on_signal(SIGTRAP, [](int, siginfo_t*, void*) {});
+  Plan plan;
+  plan.count = 50;
+  plan.op = trap;
+  const Cost native = measure(plan);
+  bench::enter();
+  dune::on_trap(T_BRKPT, [](dune_tf&, void*) {});
+  const Cost in_dune = measure(plan);
+  bench::report("trap_ring0", &native, &in_dune);
+}
+bench::Row trap_row("trap_ring0", trap_ring0);
+
+void unprotect_native(int, siginfo_t* info, void*) {
+  auto* at = reinterpret_cast<char*>(reinterpret_cast<uint64_t>(info->si_addr) & ~(kPage - 1));
+  mprotect(at, kPage, PROT_READ | PROT_WRITE);
+}
+void unprotect_dune(dune::Gva at, uint64_t, dune_tf&, void*) {
+  (void)dune::main_space().change(at.align_down(kPage), kPage, dune::kPteWritable, 0);
+}
+
+void appel(const char* name, size_t n) {
+  memory = pages_of(kPages, PROT_READ | PROT_WRITE);
+  on_signal(SIGSEGV, unprotect_native);
+  Plan plan;
+  plan.op = [n](int) {
+    mprotect(memory, n * kPage, PROT_READ);
+    for (size_t i = 0; i < n; i++) reinterpret_cast<volatile char*>(memory)[i * kPage] = 2;
+  };
+  const Cost native = measure(plan);
+  bench::enter();
+  dune::on_page_fault(unprotect_dune);
+  (void)dune::main_space().split(dune::Gva(memory), kPages * kPage, dune::PageSize::k4K);
+  plan.op = [n](int) {
+    (void)dune::main_space().change(dune::Gva(memory), n * kPage, 0, dune::kPteWritable);
+    for (size_t i = 0; i < n; i++) reinterpret_cast<volatile char*>(memory)[i * kPage] = 2;
+  };
+  const Cost in_dune = measure(plan);
+  bench::report(name, &native, &in_dune);
+}
+bench::Row appel1_row("appel1", [] { appel("appel1", 1); });
+bench::Row appel2_row("appel2", [] { appel("appel2", kPages); });
+
+// Ring 3 makes rdi system calls, then one to leave.
+asm(".section .rodata\nbench_ring3:\n1: mov $39, %eax; syscall; dec %rdi; jnz 1b\n"
+    "mov $60, %eax; syscall\nbench_ring3_end:\n.text\n");
+extern "C" const char bench_ring3[], bench_ring3_end[];
+
+void syscall_intercept_ring3() {
+  bench::enter();
+  char* code = pages_of(2, PROT_READ | PROT_WRITE | PROT_EXEC);
+  memcpy(code, bench_ring3, static_cast<size_t>(bench_ring3_end - bench_ring3));
+  (void)dune::main_space().protect(dune::Gva(code), 2 * kPage, dune::kUserReadWrite);
+  dune::on_syscall([](dune_tf& tf, void*) {
+    if (tf.rax == 60) dune::leave_ring3(0);
+    tf.rax = 1;
+  });
+  auto calls = [code](uint64_t n) {
+    Plan plan;
+    plan.op = [code, n](int) {
+      (void)dune::enter_ring3(dune::ring3_frame(dune::Gva(code), dune::Gva(code + 2 * kPage - 64), n));
+    };
+    return measure(plan);
+  };
+  const Cost few = calls(100), many = calls(1100);
+  const Cost one = {(many.ticks - few.ticks) / 1000, (many.exits - few.exits) / 1000};
+  bench::report("syscall_intercept_ring3", nullptr, &one);
+}
+bench::Row syscall_row("syscall_intercept_ring3", syscall_intercept_ring3);
+
+void address_space_switch() {
+  bench::enter();
+  auto first = dune::AddressSpace::create(), second = dune::AddressSpace::create();
+  if (!first || !second) return;
+  Plan plan;
+  plan.count = 50;
+  plan.op = [&](int count) {
+    for (; count; count--) {
+      (void)first->activate();
+      (void)second->activate();
+    }
+  };
+  Cost two = measure(plan);
+  two.ticks /= 2;
+  two.exits /= 2;
+  (void)dune::main_space().activate();
+  bench::report("address_space_switch", nullptr, &two);
+}
+bench::Row switch_row("address_space_switch", address_space_switch);
+
+}  // namespace
