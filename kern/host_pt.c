@@ -6,6 +6,8 @@
 #include "ept.h"
 #include "host_pt.h"
 
+#define PKEY_BITS (_PAGE_PKEY_BIT0 | _PAGE_PKEY_BIT1 | _PAGE_PKEY_BIT2 | _PAGE_PKEY_BIT3)
+
 enum dune_host_entry dune_host_leaf(u64 entry, int level, struct dune_host_leaf *leaf)
 {
 	u64 pat = level == 1 ? _PAGE_PAT : _PAGE_PAT_LARGE;
@@ -19,10 +21,16 @@ enum dune_host_entry dune_host_leaf(u64 entry, int level, struct dune_host_leaf 
 	leaf->write = (entry & (_PAGE_RW | _PAGE_DIRTY)) == (_PAGE_RW | _PAGE_DIRTY);
 	leaf->exec = !(entry & _PAGE_NX);
 	leaf->ptes = NULL;
+	/*
+	 * A protection key's rights are in PKRU and change without a notice; a guest's
+	 * page table entries have key 0.  User mode deals with such a page.
+	 */
+	if (cpu_feature_enabled(X86_FEATURE_OSPKE) && entry & PKEY_BITS)
+		return DUNE_HOST_OTHER;
 	/* The guest's mapping is write-back, so Linux's has to be, and of RAM. */
 	if (!(entry & _PAGE_USER) || entry & (_PAGE_PWT | _PAGE_PCD | pat) ||
 	    !pfn_valid(leaf->pa >> PAGE_SHIFT))
-		return DUNE_HOST_DEVICE;
+		return DUNE_HOST_OTHER;
 	return DUNE_HOST_PAGE;
 }
 

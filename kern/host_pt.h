@@ -20,7 +20,7 @@ struct dune_host_leaf {
 enum dune_host_entry {
 	DUNE_HOST_ABSENT,	/* a fault may help */
 	DUNE_HOST_PAGE,		/* memory; the leaf is filled in */
-	DUNE_HOST_DEVICE,	/* present, but not write-back memory: nothing for a guest */
+	DUNE_HOST_OTHER,	/* present, but a device or under a protection key */
 };
 
 /* Decodes one entry of the given level. */
