@@ -6,6 +6,7 @@
 #ifndef DUNE_COMPAT_H
 #define DUNE_COMPAT_H
 
+#include <linux/hrtimer.h>
 #include <linux/mm.h>
 
 #ifdef DUNE_HAVE_VM_FLAGS_SET
@@ -15,14 +16,15 @@
 #endif
 
 /* A timer in the irq, on the monotonic clock. */
+static inline void dune_hrtimer_setup(struct hrtimer *timer,
+				      enum hrtimer_restart (*fn)(struct hrtimer *))
+{
 #ifdef DUNE_HAVE_HRTIMER_SETUP
-#define dune_hrtimer_setup(timer, fn) \
-	hrtimer_setup(timer, fn, CLOCK_MONOTONIC, HRTIMER_MODE_REL)
+	hrtimer_setup(timer, fn, CLOCK_MONOTONIC, HRTIMER_MODE_REL);
 #else
-#define dune_hrtimer_setup(timer, fn) do {				\
-	hrtimer_init(timer, CLOCK_MONOTONIC, HRTIMER_MODE_REL);		\
-	(timer)->function = fn;						\
-} while (0)
+	hrtimer_init(timer, CLOCK_MONOTONIC, HRTIMER_MODE_REL);
+	timer->function = fn;
 #endif
+}
 
 #endif

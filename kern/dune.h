@@ -166,10 +166,10 @@ struct dune_vcpu_state {
 #define DUNE_HC_FLUSH		1	/* all VCPUs of the VM flush their guest TLBs before they
 					 * go on; done when it returns
 					 */
-#define DUNE_HC_SEND		2	/* rdi = tid, rsi = vector, 32 to 255: an interrupt for that
-					 * thread, delivered when its guest has RFLAGS.IF set; -ESRCH,
-					 * -EINVAL.  A thread that is in a system call gets it
-					 * behind that.
+#define DUNE_HC_SEND		2	/* rdi = tid, rsi = vector, 32 to 255: an interrupt for
+					 * that thread, delivered when its guest has RFLAGS.IF
+					 * set; -ESRCH, -EINVAL.  A thread that is in a system
+					 * call gets it behind that.
 					 */
 #define DUNE_HC_TIMER		3	/* rdi = nanoseconds, 0: cancel; rsi = vector: one interrupt
 					 * for the caller
@@ -187,7 +187,7 @@ struct dune_vcpu_state {
 #define DUNE_EXIT_FAULT		4	/* Linux refuses this memory access, or it cannot be made
 					 * from the guest: fault.*; rip is at the instruction
 					 */
-#define DUNE_EXIT_FATAL		5	/* the guest cannot go on: fatal.*; RUN gives EIO from here */
+#define DUNE_EXIT_FATAL		5	/* the guest cannot go on: fatal.*; RUN gives EIO now */
 
 /* dune_run.fault.access */
 #define DUNE_ACCESS_READ	1

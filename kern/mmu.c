@@ -101,9 +101,10 @@ static enum map_result try_map(struct dune_vcpu *vcpu, u64 gpa, unsigned long va
 	bool flush = false;
 
 	spin_lock_irqsave(&vm->mmu_lock, flags);
+	host = dune_host_walk(vm->mm, va, &leaf);
 	if (being_invalidated(vm, va)) {
 		result = MAP_RETRY;
-	} else if ((host = dune_host_walk(vm->mm, va, &leaf)) != DUNE_HOST_PAGE) {
+	} else if (host != DUNE_HOST_PAGE) {
 		result = host == DUNE_HOST_ABSENT ? MAP_NEED_FAULT : MAP_NO_MEMORY;
 	} else if ((access & DUNE_ACCESS_WRITE) && !leaf.write) {
 		result = MAP_NEED_FAULT;
