@@ -470,6 +470,26 @@ uint64_t AddressSpace::take(const Mapping& m, uint64_t bits, Batch& batch) {
   return set;
 }
 
+Result<void> AddressSpace::take_pages(Gva start, uint64_t blocks, uint64_t bits, bool clear,
+                                      const uint64_t* mask, uint64_t* found, Batch* batch) {
+  constexpr uint64_t kBlock = bytes(PageSize::k2M);
+  if (start.value % kBlock || blocks > kUserEnd / kBlock) return Error{EINVAL};
+  auto good = PageMap::check(start, blocks * kBlock);
+  if (!good) return good;
+  Access access(index_, generation_);
+  if (!access) return access.error();
+  FlushScope scope(access, batch ? &batch->stale_ : nullptr);
+  access.map().take_pages(start, blocks, bits, clear, mask, found, scope.stale());
+  return {};
+}
+
+Result<void> AddressSpace::mark(Gva at, uint64_t bytes, uint64_t bits) {
+  if (index_ >= kMaxSpaces || !spaces[index_].used) return Error{EBADF, "no address space"};
+  if (at.value >= kUserEnd || bytes > kUserEnd - at.value) return Error{EINVAL};
+  spaces[index_].map.mark(at, bytes, bits);
+  return {};
+}
+
 Result<void> AddressSpace::flush() {
   Access access(index_, generation_);
   if (!access) return access.error();

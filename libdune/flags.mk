@@ -10,7 +10,7 @@ libdune.core.flags := -mgeneral-regs-only -fno-stack-protector -fcf-protection=n
 $(foreach source,$(wildcard libdune/c_*.cc),$(eval $(source).flags := $(libdune.flags)))
 $(foreach source,$(libdune.core),$(eval $(source).flags := $(libdune.flags) $(libdune.core.flags)))
 
-unit.sources += libdune/page_table.cc libdune/page_map.cc
+unit.sources += libdune/page_table.cc libdune/page_map.cc libdune/page_map_bits.cc
 
 # Trap handlers call these functions: no lazy binding, no interposition in between.
 libdune.libs := -Wl,-Bsymbolic-functions -Wl,-z,now -Wl,--as-needed -lelf

@@ -24,7 +24,7 @@ dune_guest_syscall:
 	jz	syscall_of_ring3
 	cmp	$511, %eax
 	ja	1f
-	bt	%eax, special_calls(%rip)
+	bt	%eax, dune_special_calls(%rip)
 	jc	2f
 1:	vmcall
 2:	cmp	$NR_CLOSE, %eax
@@ -188,6 +188,8 @@ to_ring3:
 	.balign 2
 ring3_mark:
 	.word	RING3_MARK_SELECTOR
+
+	.data
 	.balign 64
 .macro SPECIAL numbers:vararg
 	.rept	16
@@ -203,12 +205,15 @@ ring3_mark:
 .endm
 /*
  * One bit per number: close, rt_sigaction, rt_sigreturn, dup2, clone, fork, vfork, execve,
- * exit, sigaltstack, dup3, execveat, clone3, close_range.
+ * exit, sigaltstack, dup3, execveat, clone3, close_range.  kernel_writes.cc adds others
+ * while it needs them.
  */
 index = 0
-special_calls:
+	.globl dune_special_calls
+	.hidden dune_special_calls
+dune_special_calls:
 	SPECIAL	3, 13, 15, 33, 56, 57, 58, 59, 60, 131, 292, 322, 435, 436
-	.size special_calls, . - special_calls
+	.size dune_special_calls, . - dune_special_calls
 
 	.text
 

@@ -20,6 +20,9 @@ extern const char dune_host_resume[], dune_host_syscall[];
 
 // Where a signal may find the host side (host_signal.cc), in the order of host_loop.S.
 extern const char dune_host_resumed[], dune_host_load[], dune_host_called[];
+extern const char dune_host_tracked[], dune_host_tracked_syscall[];
+extern const char dune_host_tracked_called[], dune_host_tracked_stored[];
+extern const char dune_host_tracked_over[];
 extern const char dune_host_other[], dune_host_exited[], dune_host_native_end[];
 extern const char dune_host_clone_check[], dune_host_cloned[], dune_host_clone_back[];
 extern const char dune_host_child[], dune_host_child_end[];

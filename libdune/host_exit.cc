@@ -9,6 +9,8 @@
 #include <cerrno>
 
 #include "libdune/host.h"
+#include "libdune/kernel_writes.h"
+#include "libdune/offsets.h"
 #include "libdune/own_fds.h"
 #include "libdune/print.h"
 #include "libdune/ring_block.h"
@@ -123,6 +125,8 @@ dune_tf* refused_access(Thread& thread) {
   }
 
   thread.leaving = kModeOnce;
+  if ((run.fault.access & DUNE_ACCESS_WRITE) && tracks_kernel_writes())
+    mark_written(va, kPageBytes);
   if ((run.fault.flags & DUNE_FAULT_VA_VALID) && !(run.fault.flags & DUNE_FAULT_IN_EVENT)) {
     if (va != thread.probed_va || run.rip != thread.probed_rip) thread.probes = 0;
     thread.probed_va = va;
@@ -181,12 +185,13 @@ dune_tf* hypercall_exit(Thread& thread) {
   return nullptr;
 }
 
-// A system call that dune_guest_syscall marked.
-dune_tf* host_call(Thread& thread) {
-  dune_run& run = *thread.run;
-  const auto nr = static_cast<uint32_t>(run.gpr[DUNE_RAX]);
+// What dune_host_exit() answers for a call to be made in host_loop.S.
+dune_tf* tracked_call() { return reinterpret_cast<dune_tf*>(TRACKED_CALL); }
 
-  run.gpr[DUNE_R11] &= ~DUNE_VMCALL_HOST;
+// Calls that concern the thread's state here; tracked_call() for any other.
+dune_tf* special_call(Thread& thread, uint32_t nr) {
+  dune_run& run = *thread.run;
+
   switch (nr) {
     case __NR_clone:
     case __NR_clone3:
@@ -220,11 +225,23 @@ dune_tf* host_call(Thread& thread) {
       run.gpr[DUNE_RAX] = static_cast<uint64_t>(host_sigaltstack(thread));
       return nullptr;
   }
-  run.gpr[DUNE_RAX] = static_cast<uint64_t>(
-      sys::call(nr, static_cast<long>(run.gpr[DUNE_RDI]), static_cast<long>(run.gpr[DUNE_RSI]),
-                static_cast<long>(run.gpr[DUNE_RDX]), static_cast<long>(run.gpr[DUNE_R10]),
-                static_cast<long>(run.gpr[DUNE_R8]), static_cast<long>(run.gpr[DUNE_R9])));
-  return nullptr;
+  return tracked_call();
+}
+
+// A system call that dune_guest_syscall marked.
+dune_tf* host_call(Thread& thread) {
+  dune_run& run = *thread.run;
+  const auto nr = static_cast<uint32_t>(run.gpr[DUNE_RAX]);
+
+  run.gpr[DUNE_R11] &= ~DUNE_VMCALL_HOST;
+  if (untrackable_call(nr)) {
+    run.gpr[DUNE_RAX] = static_cast<uint64_t>(-ENOSYS);
+    return nullptr;
+  }
+  if (tracks_kernel_writes()) begin_writes(thread);
+  dune_tf* next = special_call(thread, nr);
+  if (next != tracked_call()) abandon_writes(thread);
+  return next;
 }
 
 }  // namespace
@@ -245,4 +262,18 @@ extern "C" [[gnu::visibility("hidden")]] dune_tf* dune_host_exit(dune::Thread* t
       return dune::refused_access(*thread);
   }
   dune::fatal_exit(*thread->run);
+}
+
+// Behind a tracked call, whose result is in the run page.  Null, for dune_host_exited.
+extern "C" [[gnu::visibility("hidden")]] dune_tf* dune_host_tracked_end(dune::Thread* thread) {
+  dune::end_writes(*thread, static_cast<long>(thread->run->gpr[DUNE_RAX]));
+  return nullptr;
+}
+
+// A signal was kept before the call: the guest makes it again after the handler.
+extern "C" [[gnu::visibility("hidden")]] dune_tf* dune_host_again(dune::Thread* thread) {
+  dune::abandon_writes(*thread);
+  thread->run->rip -= dune::kSyscallInsnBytes;
+  thread->run->set = dune::kSetAll;
+  return nullptr;
 }

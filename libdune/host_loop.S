@@ -94,15 +94,44 @@ PLACE dune_host_other
 	cld
 	call	dune_host_exit		/* null, or a frame to go on with natively */
 PLACE dune_host_exited
-	test	%rax, %rax
-	jnz	1f
+	cmp	$TRACKED_CALL, %rax
+	jae	2f
 	cmpl	$0, THREAD_HAS_KEPT(%r13)
 	je	dune_host_resume
 	mov	%r13, %rdi
 	xor	%esi, %esi
 	call	dune_host_deliver_kept
 	jmp	dune_host_resume
-1:	mov	%rax, %rdi
+2:	jne	3f
+
+/*
+ * A call whose writes are tracked (kernel_writes.h).  Not the `syscall` at
+ * dune_host_syscall, behind which the kernel may enter the guest.
+ */
+PLACE dune_host_tracked
+	cmpl	$0, THREAD_HAS_KEPT(%r13)
+	jne	4f
+	mov	RUN_RDI(%rbx), %rdi
+	mov	RUN_RSI(%rbx), %rsi
+	mov	RUN_RDX(%rbx), %rdx
+	mov	RUN_R10(%rbx), %r10
+	mov	RUN_R8(%rbx), %r8
+	mov	RUN_R9(%rbx), %r9
+	mov	RUN_RAX(%rbx), %rax
+PLACE dune_host_tracked_syscall
+	syscall
+PLACE dune_host_tracked_called
+	mov	%rax, RUN_RAX(%rbx)
+PLACE dune_host_tracked_stored
+	mov	%r13, %rdi
+	call	dune_host_tracked_end	/* null */
+	jmp	dune_host_exited
+4:	mov	%r13, %rdi
+	call	dune_host_again		/* null: the guest makes the call again, behind the signal */
+	jmp	dune_host_exited
+
+PLACE dune_host_tracked_over
+3:	mov	%rax, %rdi
 	.size dune_enter_guest, . - dune_enter_guest
 	/* fall through */
 

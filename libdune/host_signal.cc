@@ -9,6 +9,8 @@
 #include <cerrno>
 
 #include "libdune/host.h"
+#include "libdune/kernel_writes.h"
+#include "libdune/offsets.h"
 #include "libdune/print.h"
 #include "libdune/process.h"
 #include "libdune/ring_block.h"
@@ -192,6 +194,13 @@ Where find_program(Thread& thread, KernelRegisters& r) {
   if (within(rip, dune_host_load, dune_host_called))
     return before_call(thread, r, rip == reinterpret_cast<uint64_t>(dune_host_syscall));
   if (within(rip, dune_host_called, dune_host_other)) return after_call(thread, r);
+  if (within(rip, dune_host_tracked, dune_host_tracked_called))
+    return before_call(thread, r, rip == reinterpret_cast<uint64_t>(dune_host_tracked_syscall));
+  if (within(rip, dune_host_tracked_called, dune_host_tracked_stored))
+    return after_call(thread, r);
+  if (within(rip, dune_host_tracked_stored, dune_host_tracked_over)) return Where::kLater;
+  if (within(rip, dune_host_exited, dune_host_tracked) && r.rax == TRACKED_CALL)
+    return before_call(thread, r, false);
   if (within(rip, dune_host_exited, dune_host_native))
     return r.rax ? leaving(thread, r) : parked(thread, r);
   if (within(rip, dune_host_clone_check, dune_host_cloned)) {
@@ -212,7 +221,8 @@ uint64_t mask_in_force(const Thread& thread, const KernelContext& native) {
   const KernelRegisters& r = native.registers;
   uint64_t at = 0;
 
-  if (r.rip != reinterpret_cast<uint64_t>(dune_host_called) ||
+  if ((r.rip != reinterpret_cast<uint64_t>(dune_host_called) &&
+       r.rip != reinterpret_cast<uint64_t>(dune_host_tracked_called)) ||
       static_cast<long>(r.rax) != -EINTR)
     return native.mask;
   switch (gpr[DUNE_RAX]) {

@@ -59,6 +59,9 @@
 #define RING3_MARK 0x91 /* access byte: readable data, ring 0 */
 #define THREAD_RING3_MARK (THREAD_GDT + RING3_MARK_SELECTOR + 5)
 
+/* What dune_host_exit() answers instead of a frame: make the call, tracked. */
+#define TRACKED_CALL 1
+
 /* dune::TrapFrame */
 #define FRAME_VECTOR 16
 #define FRAME_TF 24

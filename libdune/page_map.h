@@ -119,6 +119,15 @@ class PageMap {
   Result<Mapping> next(Gva gva, Gva end) const;
   // Clears `bits` (accessed, dirty) of the leaf at m.gva and tells what was set.
   uint64_t take(const Mapping& m, uint64_t bits);
+  // Pages of `blocks` areas of 2 MiB from `start` (aligned) whose leaves have one of `bits`
+  // (accessed, dirty): sets one bit per 4 KiB page in `found`, 8 words per area, as far as
+  // `mask` has them, and clears what it found in the leaves if `clear`.  A leaf of 2 MiB
+  // counts for all pages that `mask` has; one of 1 GiB likewise, but is not cleared.
+  void take_pages(Gva start, uint64_t blocks, uint64_t bits, bool clear, const uint64_t* mask,
+                  uint64_t* found, Stale& stale);
+  // Sets `bits` (accessed, dirty) in all leaves of the range.  Needs no lock: a table that
+  // is freed meanwhile may get a bit that means nothing.
+  void mark(Gva start, uint64_t bytes, uint64_t bits);
   // Replaces the leaf at m.gva when it still says so (but for A/D bits).
   bool replace(const Mapping& m, Gpa gpa, uint64_t flags, Stale& stale);
 

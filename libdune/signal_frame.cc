@@ -6,6 +6,7 @@
 #include <cerrno>
 
 #include "libdune/host.h"
+#include "libdune/kernel_writes.h"
 #include "libdune/process.h"
 #include "libdune/signals.h"
 #include "libdune/sys.h"
@@ -63,6 +64,8 @@ uint64_t build_signal_frame(Thread& thread, const KernelSigInfo& info,
   const size_t fp_size = fp_bytes(fpstate);
   Place place;
 
+  abandon_writes(thread);
+
   // Linux wants a restorer, too.
   if (action.flags & kSaRestorer)
     place = find_place(thread, at.rsp, action.flags & kSaOnStack, fp_size);
@@ -92,6 +95,10 @@ uint64_t build_signal_frame(Thread& thread, const KernelSigInfo& info,
   frame->context.mask = context.mask;
   copy_words(&frame->info, &info, sizeof(info));
   thread.alternate.disarm();
+  if (tracks_kernel_writes()) {
+    mark_written(place.frame, sizeof(SignalFrame));
+    mark_written(place.fp, fp_size);
+  }
 
   at.rdi = static_cast<uint64_t>(info.signal);
   at.rsi = reinterpret_cast<uint64_t>(&frame->info);

@@ -77,6 +77,22 @@ struct NativeStackLabel {
 };
 constexpr uint64_t kNativeStackMagic = 0x6b6361747364756eull;
 
+// User memory that a system call may write (kernel_writes.h).
+struct WriteRange {
+  uint64_t at;
+  uint64_t bytes;
+};
+struct KernelWrites {
+  static constexpr uint32_t kRanges = 12;
+
+  uint32_t count;        // 0: no call in flight
+  bool result_bytes;     // the result says how much of ranges[0] was written
+  WriteRange ranges[kRanges];
+
+  // Too many ranges become one that covers several.
+  void add(uint64_t at, uint64_t bytes);
+};
+
 struct alignas(16) Thread {
   uint64_t host_sp;  // the host side's stack pointer, whenever the guest runs
   dune_run* run;
@@ -95,6 +111,7 @@ struct alignas(16) Thread {
   Thread* next;             // in process.threads
   Gdt gdt;
   Tss tss;
+  KernelWrites writes;  // of the system call in flight
 
   SignalTable* signals;     // the process's, or
   SignalTable own_signals;  // of one that shares memory but not handlers (vfork)

@@ -3,6 +3,7 @@
 # The user-space half.  Sources are found by wildcard:
 #
 #   libdune/*.cc, *.S           build/libdune.a, build/libdune.so
+#   gc/*.cc                     build/libdune-gc.a
 #   apps/NAME/*.cc, *.c, *.S   build/NAME
 #   test/unit/*.cc, *.c         build/test/unit: Catch2, under ASan and UBSan, with kern's pure files
 #   test/fuzz/NAME.cc           build/test/NAME: the same without Catch2; runs inputs of its own making
@@ -29,7 +30,7 @@ SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-om
 	-Wno-maybe-uninitialized
 
 unit.sources := kern/ept.c kern/slots.c
-FLAG_FILES := $(wildcard libdune/flags.mk apps/*/flags.mk test/*/flags.mk)
+FLAG_FILES := $(wildcard libdune/flags.mk gc/flags.mk apps/*/flags.mk test/*/flags.mk)
 include $(FLAG_FILES)
 FLAG_FILES += test/mk/user.mk # other flags, other objects
 
@@ -74,6 +75,13 @@ $(B)/libdune.a: $(LIBDUNE)
 $(B)/libdune.so: $(LIBDUNE)
 	@echo "  LD  $@"; $(CXX) -g -shared -Wl,-soname,libdune.so -Wl,-z,defs -o $@ $^ $(libdune.libs) -pthread
 
+# gc
+LIBDUNE_GC := $(call objects,$(call sources,gc))
+programs: $(B)/libdune-gc.a
+$(B)/libdune-gc.a: $(LIBDUNE_GC)
+	@mkdir -p $(@D); rm -f $@
+	@echo "  AR  $@"; ar rcs $@ $^
+
 # apps
 APPS := $(foreach directory,$(wildcard apps/*/),$(if $(wildcard $(directory)*.cc),$(notdir $(directory:/=))))
 $(foreach app,$(APPS),$(eval $(call program,programs,$(B)/$(app),$(call objects,$(call sources,apps/$(app))))))
@@ -81,10 +89,13 @@ $(foreach app,$(APPS),$(eval $(call program,programs,$(B)/$(app),$(call objects,
 # tests in the machine
 GUEST := $(call objects,$(call sources,test/guest))
 $(if $(GUEST),$(eval $(call program,tests,$(B)/test/guest,$(GUEST))))
-$(B)/test/guest.libs += -lCatch2WithMain
+$(B)/test/guest.needs := $(B)/libdune-gc.a
+$(B)/test/guest.libs += $(gc.libs) -lCatch2WithMain
 PROGRAMS := $(wildcard test/guest/programs/*.cc)
 $(foreach source,$(PROGRAMS),\
 	$(eval $(call program,tests,$(B)/test/$(basename $(notdir $(source))),$(call objects,$(source)))))
+$(B)/test/bench.needs := $(B)/libdune-gc.a
+$(B)/test/bench.libs += $(gc.libs) -lgc -lexpat
 BENCH := $(call objects,$(call sources,test/bench))
 $(if $(BENCH),$(eval $(call program,tests,$(B)/test/bench,$(BENCH))))
 
