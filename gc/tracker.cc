@@ -290,6 +290,8 @@ Result<void> make_leaves(Gva start, uint64_t bytes, PageSize size) {
       const int code = done.error().code;
       return Error{code == ENOSPC ? ENOSPC : ENOMEM, "no page table for the range"};
     }
+    // What was split earlier, if its small leaves allow; finer is no harm.
+    if (size == PageSize::k2M) (void)space.merge(Gva(at), size);
   }
   return space.split(start, bytes, size);
 }
