@@ -21,8 +21,8 @@ std::atomic<int> taken[256];
 std::atomic<int> taken_by;
 
 void count(dune_tf&, void* vector) {
-  taken[reinterpret_cast<uint64_t>(vector)]++;
   taken_by = gettid();
+  taken[reinterpret_cast<uint64_t>(vector)]++;  // last: whoever waits, waits for this
 }
 
 void count_on(uint8_t vector) { on_trap(vector, count, reinterpret_cast<void*>(uint64_t{vector})); }
