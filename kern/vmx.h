@@ -63,6 +63,7 @@ struct dune_vmx {
 
 	/* Host fields as they are in the VMCS, to write only what changed. */
 	u64 host_rsp, host_cr3, host_cr4;
+	u64 cr2;		/* the guest's; no field of the VMCS */
 	u64 fs_base, gs_base;	/* the thread's: the same in guest and user mode */
 	struct desc_ptr host_gdt;	/* of vmx->cpu */
 	struct dune_special special;

@@ -379,6 +379,9 @@ static __always_inline int run_current(struct dune_vcpu *vcpu, int cpu, bool mov
 	if (static_branch_unlikely(&dune_l1d_flush))
 		native_wrmsrl(MSR_IA32_FLUSH_CMD, L1D_FLUSH);
 
+	/* Not in the VMCS; and the address of a fault elsewhere is none of the guest's. */
+	if (unlikely(native_read_cr2() != vmx->cr2))
+		native_write_cr2(vmx->cr2);
 	err = sync_tlb(vcpu, cpu, moved);
 	if (unlikely(READ_ONCE(vcpu->vectors.any)) && !err)
 		err = dune_vectors_load(vcpu);
@@ -404,6 +407,11 @@ static __always_inline int run_current(struct dune_vcpu *vcpu, int cpu, bool mov
 	if (reason == EXIT_REASON_VMCALL && likely(dune_is_forward(vcpu->run)) &&
 	    likely(!(dune_vmread(GUEST_SS_AR_BYTES) & SS_DPL_MASK)))
 		return DUNE_WINDOW_FORWARD;
+	/*
+	 * A page fault of the guest may wait for its handler to read CR2.  (Not at a
+	 * system call: it comes from no such place.)
+	 */
+	vmx->cr2 = native_read_cr2();
 	if (reason != EXIT_REASON_EXTERNAL_INTERRUPT)
 		capture_details(vcpu);
 	return 0;
