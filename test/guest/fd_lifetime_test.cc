@@ -71,11 +71,12 @@ TEST_CASE("VM and VCPU fds closed by another thread during RUN", "[ioctl]") {
     flags.stop = 0;
     BareVm vm;
     vm.show(&flags);
+    void* const run = &vm.regs();
+    const int fds[] = {vm.vcpu_fd(), vm.vm_fd()};
     std::thread closer([&] {
         while (!flags.running) sched_yield();
-        close(vm.vcpu_fd());
-        close(vm.vm_fd());
-        munmap(&vm.regs(), kPage);
+        for (int fd : fds) close(fd);
+        munmap(run, kPage);
         // Time for RUN to see what happened: through the scheduler a few times.
         for (int i = 0; i < 3; i++) usleep(1000);
         flags.stop = 1;
@@ -87,6 +88,13 @@ TEST_CASE("VM and VCPU fds closed by another thread during RUN", "[ioctl]") {
     while (reason == DUNE_EXIT_NONE);
     const int error = errno;
     closer.join();
+    // What ~BareVm() will close and unmap is to be there.
+    const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    CHECK(dup2(null, fds[0]) == fds[0]);
+    CHECK(dup2(null, fds[1]) == fds[1]);
+    close(null);
+    CHECK(mmap(run, kPage, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) ==
+          run);
     // Work for Linux may end RUN first, and then the fd is no more.
     CHECK((reason == DUNE_EXIT_HYPERCALL || (reason == -1 && error == EBADF)));
     require_host_unharmed();
