@@ -88,8 +88,8 @@ $(foreach app,$(APPS),$(eval $(call program,programs,$(B)/$(app),$(call objects,
 
 # tests in the machine
 GUEST := $(call objects,$(call sources,test/guest))
-$(if $(GUEST),$(eval $(call program,tests,$(B)/test/guest,$(GUEST))))
 $(B)/test/guest.needs := $(B)/libdune-gc.a
+$(if $(GUEST),$(eval $(call program,tests,$(B)/test/guest,$(GUEST))))
 $(B)/test/guest.libs += $(gc.libs) -lCatch2WithMain
 PROGRAMS := $(wildcard test/guest/programs/*.cc)
 $(foreach source,$(PROGRAMS),\
