@@ -13,6 +13,7 @@
 
 #include "gc/tracker.h"
 #include "gc/window.h"
+#include "libdune/process.h"
 #include "libdune/sys.h"
 
 namespace dune::gc {
@@ -34,8 +35,15 @@ Known known[kMaxKnown];
 size_t known_count;
 
 uint64_t first_heap_page(uint64_t start, uint64_t end) {
-  for (; start < end; start += kPageSize)
+  // libdune's tables: large, and no heap in them.
+  const uint64_t own = process.arena_base.value, own_end = own + kArenaBytes + kOwnBytes;
+  for (; start < end; start += kPageSize) {
+    if (start >= own && start < own_end) {
+      start = own_end - kPageSize;
+      continue;
+    }
     if (GC_is_heap_ptr(reinterpret_cast<void*>(start))) return start;
+  }
   return end;
 }
 
@@ -147,7 +155,11 @@ void tell_libgc() {
   for (bool more = true; more;) {
     auto got = tracker.harvest(spans);
     if (!got) {
+      // libgc must not take an unknown page for a clean one.
       stats.lost++;
+      for (size_t i = 0; i < known_count && !starved; i++)
+        for (uint64_t at = known[i].start; at < known[i].end; at += kPageSize)
+          GC_end_stubborn_change(reinterpret_cast<void*>(at));
       return;
     }
     more = got->more;

@@ -190,6 +190,12 @@ void Tracker::State::set_watched(Gva start, uint64_t bytes, bool on) {
       const auto n = static_cast<unsigned>(std::popcount(mask));
       uint16_t& in_block = window.in_block[w / kBlockWords];
       in_block = static_cast<uint16_t>(on ? in_block + n : in_block - n);
+      const size_t block = w / kBlockWords;
+      const uint64_t block_bit = 1ull << (block % 64);
+      if (in_block)
+        window.blocks[block / 64] |= block_bit;
+      else
+        window.blocks[block / 64] &= ~block_bit;
       if (on)
         window.watched[w] |= mask;
       else
@@ -229,17 +235,11 @@ Result<void> Tracker::State::scan(uint64_t bit) {
   Batch batch(main_space());
   for (size_t i = 0; i < count; i++) {
     Window& window = *windows[i];
-    for (unsigned block = 0; window.pages && block < kBlocks;) {
-      if (!window.in_block[block]) {
-        block++;
-        continue;
-      }
-      unsigned end = block + 1;
-      while (end < kBlocks && window.in_block[end]) end++;
-      auto done = scan_block(window, block, end - block, bit, true, &batch);
-      if (!done) return done;
-      block = end;
-    }
+    Result<void> done;
+    for_blocks(window, [&](unsigned block, unsigned blocks) {
+      if (done) done = scan_block(window, block, blocks, bit, true, &batch);
+    });
+    if (!done) return done;
   }
   batch.commit();
   return {};
@@ -263,10 +263,9 @@ void Tracker::State::hand_out(std::span<Span> out, uint64_t bit, Harvest& result
   for (size_t i = 0; i < count; i++) {
     Window& window = *windows[i];
     uint64_t* pending = window.pending(bit);
-    for (unsigned block = 0; block < kBlocks; block++) {
-      if (!window.in_block[block]) continue;
-      for (unsigned w = block * kBlockWords; w < (block + 1) * kBlockWords; w++)
-        while (pending[w]) {
+    for_blocks(window, [&](unsigned block, unsigned blocks) {
+      for (unsigned w = block * kBlockWords; w < (block + blocks) * kBlockWords; w++)
+        while (pending[w] && !result.more) {
           const auto first = static_cast<unsigned>(std::countr_zero(pending[w]));
           const auto run = static_cast<unsigned>(std::countr_one(pending[w] >> first));
           if (!add(window.base + (w * 64ull + first) * kPageSize, run)) {
@@ -275,7 +274,8 @@ void Tracker::State::hand_out(std::span<Span> out, uint64_t bit, Harvest& result
           }
           pending[w] &= run == 64 ? 0 : ~(((1ull << run) - 1) << first);
         }
-    }
+    });
+    if (result.more) return;
   }
 }
 
@@ -320,6 +320,8 @@ Result<void> Tracker::State::after_fork() {
 
 Result<Tracker> Tracker::create() {
   if (!in_dune()) return Error{EPERM, "the thread is not in Dune mode"};
+  if (!main_space().valid())
+    return Error{EPERM, "another copy of libdune has entered Dune mode (dune-run's)"};
   if (has_io_uring()) return Error{EBUSY, "writes of an io_uring cannot be followed"};
   auto memory = fresh_memory(sizeof(State));
   if (!memory) return memory.error();

@@ -33,7 +33,7 @@
 // Tracker: they call no malloc().  The destructor may run anywhere.
 //
 // Errors are errno values:
-//   EPERM   the thread is not in Dune mode; or the range is libdune's own memory
+//   EPERM   the thread is not in Dune mode, or by another copy of libdune (dune-run); or the range is libdune's own memory
 //   EINVAL  empty, unaligned or non-canonical range
 //   ENOMEM  part of the range is not mapped; or no memory for bitmaps or page tables
 //   EEXIST  watch(): part of it is watched already, by this Tracker or another

@@ -4,6 +4,7 @@
 #ifndef DUNE_GC_WINDOW_H
 #define DUNE_GC_WINDOW_H
 
+#include <bit>
 #include <cstdint>
 
 #include "libdune/page_table.h"
@@ -22,6 +23,7 @@ struct Window {
   uint64_t base;               // of the addresses
   uint64_t pages;              // watched
   uint16_t in_block[kBlocks];  // of them, by 2 MiB
+  uint64_t blocks[kBlocks / 64];  // where in_block is not 0
   uint64_t watched[kWords];
   uint64_t dirty[kWords];      // found, not handed out yet
   uint64_t accessed[kWords];
@@ -32,6 +34,26 @@ struct Window {
   static Result<Window*> make(uint64_t base);
   void free();
 };
+
+// visit(first, count) for each run of blocks with watched pages.
+template <class Visit>
+void for_blocks(const Window& window, Visit&& visit) {
+  unsigned run = 0, first = 0;  // a run may go on in the next word
+  for (unsigned w = 0; w < kBlocks / 64; w++) {
+    for (uint64_t word = window.blocks[w]; word;) {
+      const auto low = static_cast<unsigned>(std::countr_zero(word));
+      const auto length = static_cast<unsigned>(std::countr_one(word >> low));
+      if (!run || first + run != w * 64 + low) {
+        if (run) visit(first, run);
+        first = w * 64 + low;
+        run = 0;
+      }
+      run += length;
+      word = length == 64 ? 0 : word & ~(((1ull << length) - 1) << low);
+    }
+  }
+  if (run) visit(first, run);
+}
 
 // The words and bits of `count` pages from page `first` of a window on:
 // visit(word index, mask).

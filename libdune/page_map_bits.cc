@@ -26,6 +26,14 @@ uint64_t take_word(uint64_t* entries, uint64_t bits, bool clear, uint64_t mask) 
     const uint64_t any = load(e) | load(e + 1) | load(e + 2) | load(e + 3) | load(e + 4) |
                          load(e + 5) | load(e + 6) | load(e + 7);
     if (!(any & bits)) continue;
+    if ((mask >> g & 0xff) == 0xff) {
+      for (unsigned i = g; i < g + kGroup; i++) {
+        if (!(load(&entries[i]) & bits)) continue;
+        if (clear) __atomic_fetch_and(&entries[i], ~bits, __ATOMIC_ACQ_REL);
+        word |= 1ull << i;
+      }
+      continue;
+    }
     for (uint64_t left = mask >> g & 0xff; left; left &= left - 1) {
       const unsigned i = g + static_cast<unsigned>(__builtin_ctzll(left));
       if ((load(&entries[i]) & (bits | kPtePresent)) <= kPtePresent) continue;
