@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sandbox/user_memory.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+namespace dune::sandbox {
+
+bool UserMemory::read(uint64_t at, void* to, size_t bytes) {
+  auto* out = static_cast<char*>(to);
+  while (bytes) {
+    size_t here = 0;
+    const char* from = page(at, false, &here);
+    if (!from) return false;
+    here = std::min(here, bytes);
+    memcpy(out, from, here);
+    out += here;
+    at += here;
+    bytes -= here;
+  }
+  return true;
+}
+
+bool UserMemory::write(uint64_t at, const void* from, size_t bytes) {
+  const auto* in = static_cast<const char*>(from);
+  while (bytes) {
+    size_t here = 0;
+    char* to = page(at, true, &here);
+    if (!to) return false;
+    here = std::min(here, bytes);
+    memcpy(to, in, here);
+    in += here;
+    at += here;
+    bytes -= here;
+  }
+  return true;
+}
+
+bool UserMemory::writable(uint64_t at, size_t bytes) {
+  while (bytes) {
+    size_t here = 0;
+    if (!page(at, true, &here)) return false;
+    here = std::min(here, bytes);
+    at += here;
+    bytes -= here;
+  }
+  return true;
+}
+
+long UserMemory::read_string(uint64_t at, char* to, size_t room) {
+  size_t done = 0;
+  while (done < room) {
+    size_t here = 0;
+    const char* from = page(at + done, false, &here);
+    if (!from) return -EFAULT;
+    here = std::min(here, room - done);
+    if (const void* end = memchr(from, 0, here)) {
+      const size_t last = static_cast<size_t>(static_cast<const char*>(end) - from);
+      memcpy(to + done, from, last);  // the page may change: the NUL is ours
+      to[done + last] = 0;
+      return static_cast<long>(done + last);
+    }
+    memcpy(to + done, from, here);
+    done += here;
+  }
+  return -ENAMETOOLONG;
+}
+
+}  // namespace dune::sandbox
