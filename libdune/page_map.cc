@@ -420,6 +420,13 @@ Result<void> PageMap::merge(Gva gva, PageSize size, Stale& stale) {
   const uint64_t leaf = base.value | (first & kPteFlagMask) | own | kPteLarge;
   if (!swap(entry, e, leaf)) return Error{EAGAIN};
   stale.add(gva.value, size_of(level));
+  stale.tables = true;
+  // A CPU that had a small leaf or the pointer to its table cached could set bits there
+  // until now; from here on nobody can.
+  hooks_->flush(*this, stale);
+  own = 0;
+  for (int i = 0; i < kEntries; i++) own |= load(&small[i]) & kOwn;
+  if (own & ~leaf) __atomic_fetch_or(entry, own, __ATOMIC_ACQ_REL);
   drop_table(Gpa(e & kAddressMask), level - 1, stale);
   return {};
 }

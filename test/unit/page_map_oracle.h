@@ -52,13 +52,14 @@ inline const PageMapHooks kTestHooks = {
 
 class CheckedMap {
  public:
-  explicit CheckedMap(PageSize largest = PageSize::k1G, size_t arena_bytes = 32 << 20)
+  explicit CheckedMap(PageSize largest = PageSize::k1G, size_t arena_bytes = 32 << 20,
+                      const PageMapHooks& hooks = kTestHooks)
       : size_(arena_bytes) {
     memory_ = static_cast<char*>(std::aligned_alloc(4096, size_));
     std::memset(memory_, 0, size_);
     arena_.init(Hva(memory_), size_, Gpa(kTablesGpa));
     std::memset(pool_refs, 0, sizeof(pool_refs));
-    map_ = PageMap(*PageTable::create(arena_), arena_, kTestHooks, largest);
+    map_ = PageMap(*PageTable::create(arena_), arena_, hooks, largest);
   }
   ~CheckedMap() { std::free(memory_); }
 

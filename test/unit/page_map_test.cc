@@ -120,6 +120,33 @@ TEST_CASE("dirty and accessed bits are taken once, and survive split and merge")
   m.map().free_stale(stale);
 }
 
+// Between the look at the small leaves and the large one another CPU may write by what its
+// TLB has: such a bit was lost with the small table.
+TEST_CASE("a merge keeps the bits that CPUs set until their TLBs are flushed") {
+  static uint64_t* late;
+  static PageMap* flushed;
+  PageMapHooks hooks = kTestHooks;
+  hooks.flush = [](PageMap& map, Stale& stale) {
+    flushed = stale.any() ? &map : nullptr;
+    if (late) *late |= kPteDirty | kPteAccessed;
+    late = nullptr;
+    map.free_stale(stale);
+  };
+  CheckedMap m(PageSize::k1G, 32 << 20, hooks);
+  Stale stale;
+  REQUIRE(m.map().map(kVa, kGpa, 2 << 20, kRw, PageSize::k4K, stale).ok());
+  late = *m.map().entry(kVa + 0x1ff000, PageSize::k4K);
+  REQUIRE(m.map().merge(kVa, PageSize::k2M, stale).ok());
+  CHECK(flushed == &m.map());
+  auto leaf = m.map().next(kVa, kVa + 1);
+  REQUIRE(leaf.ok());
+  CHECK(leaf->size == PageSize::k2M);
+  CHECK(leaf->dirty());
+  CHECK(leaf->accessed());
+  m.map().free_stale(stale);
+  m.destroy();
+}
+
 TEST_CASE("running out of table pages changes nothing") {
   for (size_t pages = 2; pages < 8; pages++) {
     CheckedMap m(PageSize::k1G, pages * 4096);
