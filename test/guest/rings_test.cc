@@ -43,7 +43,7 @@ PIECE(r3_vmcall, "mov $39, %eax; vmcall; ud2")
 PIECE(r3_swapgs, "swapgs; ud2")
 PIECE(r3_cli, "cli; ud2")
 PIECE(r3_spin, "1: pause; jmp 1b")
-PIECE(r3_compat, "sub $16, %rsp; lea 1f(%rip), %rax; mov %eax, (%rsp); movl $0x23, 4(%rsp); lret; 1: .code32; mov $1001, %eax; int $0x80; .code64; ud2")
+PIECE(r3_compat, "sub $16, %rsp; lea 1f(%rip), %rax; mov %eax, (%rsp); movl $0x23, 4(%rsp); lretl; 1: .code32; mov $1001, %eax; int $0x80; .code64; ud2")
 
 char* code;   // executable for ring 3
 char* stack;  // its top
