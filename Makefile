@@ -9,6 +9,8 @@
 export DUNE_MACHINE ?= auto
 # Kernel of the emulated machine for `make demo` and `make bench`: 6.1 or 6.12.
 export KERNEL ?= 6.1
+# How long `make fuzz` keeps each fuzzer running.
+FUZZ_SECONDS ?= 600
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -21,7 +23,7 @@ B := build
 KERNELS := 6.1 6.12
 JOBS := -j$(shell nproc)
 
-.PHONY: install demo check check-full bench build modules user packages clean distclean help
+.PHONY: install demo check check-full fuzz bench build modules user packages clean distclean help
 .DEFAULT_GOAL := build
 
 # ---- what users call; packages come before anything that needs them ----
@@ -29,6 +31,7 @@ JOBS := -j$(shell nproc)
 demo: ; @test/packages && $(MAKE) $(JOBS) programs module-$(KERNEL) && test/demo/run
 check: ; @test/packages && $(MAKE) $(JOBS) build && test/check
 check-full: check ; @test/differential/run
+fuzz: ; @test/packages && $(MAKE) $(JOBS) tests && test/fuzz/run $(FUZZ_SECONDS)
 bench: ; @test/packages && $(MAKE) $(JOBS) programs $(B)/test/bench module-$(KERNEL) && test/bench/run
 packages: ; @test/packages
 
@@ -36,6 +39,7 @@ help:
 	@echo 'make demo       real programs in Dune mode (needs root only to install packages)'
 	@echo 'make check      all tests, on both kernels; last line: N passed, N failed'
 	@echo 'make check-full that, and real programs natively and in Dune mode: build/differential.json'
+	@echo 'make fuzz       each fuzzer for FUZZ_SECONDS (now: $(FUZZ_SECONDS)); make check runs them briefly'
 	@echo 'make bench      costs of the basic operations: a table, and build/bench.json'
 	@echo 'make build      everything below build/ (default)'
 	@echo 'make programs   libdune and apps/; make tests: what tests them; make user: both'
@@ -56,11 +60,13 @@ build: user modules
 PREFIX ?= /usr/local
 DEST = $(DESTDIR)$(PREFIX)
 install: programs $(B)/dune.pc
-	install -d $(DEST)/bin $(DEST)/lib/pkgconfig $(DEST)/include/libdune $(DEST)/include/kern $(DEST)/share/man/man1
+	install -d $(DEST)/bin $(DEST)/lib/pkgconfig $(DEST)/share/man/man1 \
+		$(DEST)/include/libdune $(DEST)/include/sandbox $(DEST)/include/kern
 	install -m 755 $(B)/dune-run $(DEST)/bin
 	install -m 755 $(B)/libdune.so $(B)/libdune-preload.so $(DEST)/lib
-	install -m 644 $(B)/libdune.a $(DEST)/lib
+	install -m 644 $(B)/libdune.a $(B)/libdune-sandbox.a $(DEST)/lib
 	install -m 644 $(wildcard libdune/*.h libdune/*.hpp) $(DEST)/include/libdune
+	install -m 644 $(wildcard sandbox/*.h) $(DEST)/include/sandbox
 	install -m 644 kern/dune.h $(DEST)/include/kern
 	install -m 644 apps/dune-run/dune-run.1 $(DEST)/share/man/man1
 	sed 's|/usr/local|$(PREFIX)|' $(B)/dune.pc > $(DEST)/lib/pkgconfig/dune.pc

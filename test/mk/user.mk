@@ -4,6 +4,7 @@
 #
 #   libdune/*.cc, *.S           build/libdune.a, build/libdune.so
 #   gc/*.cc                     build/libdune-gc.a
+#   sandbox/*.cc, *.S           build/libdune-sandbox.a
 #   apps/NAME/*.cc, *.c, *.S   build/NAME
 #   test/unit/*.cc, *.c         build/test/unit: Catch2, under ASan and UBSan, with kern's pure files
 #   test/fuzz/NAME.cc           build/test/NAME: the same without Catch2; runs inputs of its own making
@@ -18,6 +19,7 @@
 #   X.libs := -lelf                    libraries of that program, after libdune.a
 #   X.needs := build/preload.so        other files it needs at run time or link time
 #   unit.sources += libdune/x.cc       files that the unit tests build with sanitizers
+#   unit.libs += -lx                   and the libraries that these need
 
 CXX := g++
 CC := gcc
@@ -30,7 +32,7 @@ SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-om
 	-Wno-maybe-uninitialized
 
 unit.sources := kern/ept.c kern/slots.c
-FLAG_FILES := $(wildcard libdune/flags.mk gc/flags.mk apps/*/flags.mk test/*/flags.mk)
+FLAG_FILES := $(wildcard libdune/flags.mk gc/flags.mk sandbox/flags.mk apps/*/flags.mk test/*/flags.mk)
 include $(FLAG_FILES)
 FLAG_FILES += test/mk/user.mk # other flags, other objects
 
@@ -82,20 +84,27 @@ $(B)/libdune-gc.a: $(LIBDUNE_GC)
 	@mkdir -p $(@D); rm -f $@
 	@echo "  AR  $@"; ar rcs $@ $^
 
+# sandbox
+LIBDUNE_SANDBOX := $(call objects,$(call sources,sandbox))
+programs: $(B)/libdune-sandbox.a
+$(B)/libdune-sandbox.a: $(LIBDUNE_SANDBOX)
+	@mkdir -p $(@D); rm -f $@
+	@echo "  AR  $@"; ar rcs $@ $^
+
 # apps
 APPS := $(foreach directory,$(wildcard apps/*/),$(if $(wildcard $(directory)*.cc),$(notdir $(directory:/=))))
 $(foreach app,$(APPS),$(eval $(call program,programs,$(B)/$(app),$(call objects,$(call sources,apps/$(app))))))
 
 # tests in the machine
 GUEST := $(call objects,$(call sources,test/guest))
-$(B)/test/guest.needs := $(B)/libdune-gc.a
+$(B)/test/guest.needs := $(B)/libdune-gc.a $(B)/libdune-sandbox.a
 $(if $(GUEST),$(eval $(call program,tests,$(B)/test/guest,$(GUEST))))
-$(B)/test/guest.libs += $(gc.libs) -lCatch2WithMain
+$(B)/test/guest.libs += $(sandbox.libs) $(gc.libs) -lCatch2WithMain
 PROGRAMS := $(wildcard test/guest/programs/*.cc)
 $(foreach source,$(PROGRAMS),\
 	$(eval $(call program,tests,$(B)/test/$(basename $(notdir $(source))),$(call objects,$(source)))))
-$(B)/test/bench.needs := $(B)/libdune-gc.a
-$(B)/test/bench.libs += $(gc.libs) -lgc -lexpat
+$(B)/test/bench.needs := $(B)/libdune-gc.a $(B)/libdune-sandbox.a
+$(B)/test/bench.libs += $(sandbox.libs) $(gc.libs) -lgc -lexpat
 BENCH := $(call objects,$(call sources,test/bench))
 $(if $(BENCH),$(eval $(call program,tests,$(B)/test/bench,$(BENCH))))
 
@@ -106,14 +115,14 @@ ifneq ($(wildcard test/unit/*.cc),)
 tests: $(B)/test/unit
 $(B)/test/unit: $(UNIT) $(B)/libdune.a
 	@mkdir -p $(@D)
-	@echo "  LD  $@"; $(CXX) -g $(SANITIZE) -o $@ $^ $($@.libs) $(libdune.libs) -lCatch2WithMain -pthread
+	@echo "  LD  $@"; $(CXX) -g $(SANITIZE) -o $@ $^ $($@.libs) $(unit.libs) $(libdune.libs) -lCatch2WithMain -pthread
 endif
 
 FUZZERS := $(wildcard test/fuzz/*.cc)
 tests: $(FUZZERS:test/fuzz/%.cc=$(B)/test/%)
 $(FUZZERS:test/fuzz/%.cc=$(B)/test/%): $(B)/test/%: $(B)/obj-san/test/fuzz/%.cc.o $(UNIT_HELPERS) $(B)/libdune.a
 	@mkdir -p $(@D)
-	@echo "  LD  $@"; $(CXX) -g $(SANITIZE) -o $@ $^ $($@.libs) $(libdune.libs) -pthread
+	@echo "  LD  $@"; $(CXX) -g $(SANITIZE) -o $@ $^ $($@.libs) $(unit.libs) $(libdune.libs) -pthread
 
 ifneq ($(wildcard libdune/dune.pc.in),)
 programs: $(B)/dune.pc

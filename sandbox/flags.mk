@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# build/libdune-sandbox.a: programs that use it say, in their flags.mk,
+#   $(B)/NAME.needs := $(B)/libdune-sandbox.a
+#   $(B)/NAME.libs := $(sandbox.libs)
+sandbox.libs := $(B)/libdune-sandbox.a $(B)/libdune.a -lseccomp -lelf
+
+# What needs no module and no ring 3 is unit-tested.
+unit.sources += sandbox/user_memory.cc
+unit.libs += -lseccomp
