@@ -6,8 +6,20 @@
 #include <cstring>
 
 namespace dune::sandbox {
+namespace {
+
+struct Held {
+  explicit Held(UserMemory& m) : memory(m) { memory.hold(); }
+  ~Held() { memory.release(); }
+  Held(const Held&) = delete;
+  Held& operator=(const Held&) = delete;
+  UserMemory& memory;
+};
+
+}  // namespace
 
 bool UserMemory::read(uint64_t at, void* to, size_t bytes) {
+  Held held(*this);
   auto* out = static_cast<char*>(to);
   while (bytes) {
     size_t here = 0;
@@ -23,6 +35,7 @@ bool UserMemory::read(uint64_t at, void* to, size_t bytes) {
 }
 
 bool UserMemory::write(uint64_t at, const void* from, size_t bytes) {
+  Held held(*this);
   const auto* in = static_cast<const char*>(from);
   while (bytes) {
     size_t here = 0;
@@ -38,6 +51,7 @@ bool UserMemory::write(uint64_t at, const void* from, size_t bytes) {
 }
 
 bool UserMemory::writable(uint64_t at, size_t bytes) {
+  Held held(*this);
   while (bytes) {
     size_t here = 0;
     if (!page(at, true, &here)) return false;
@@ -49,6 +63,7 @@ bool UserMemory::writable(uint64_t at, size_t bytes) {
 }
 
 long UserMemory::read_string(uint64_t at, char* to, size_t room) {
+  Held held(*this);
   size_t done = 0;
   while (done < room) {
     size_t here = 0;

@@ -19,9 +19,13 @@ class UserMemory {
   virtual ~UserMemory() = default;
 
   // Where the byte at `at` lies for ring 0, and how many follow it there (never beyond the
-  // page).  Null: ring 3 itself could not read it, or with `write` not write it.  The
-  // pointer holds until the sandbox's memory is changed by a call or a reset.
+  // page).  Null: ring 3 itself could not read it, or with `write` not write it.
+  // Precondition: hold(); the pointer is good until release().
   virtual char* page(uint64_t at, bool write, size_t* bytes) = 0;
+  // Meanwhile no other thread of the sandbox can take the memory away.  Not for long, and
+  // not nested.
+  virtual void hold() {}
+  virtual void release() {}
 
   // Copies; false (EFAULT) when part of the range is refused, and then an unknown part of
   // it was copied.

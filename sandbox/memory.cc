@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// memory.cc - areas, pages and faults.  Snapshots are in snapshot.cc, the windows and the
+// mapping calls in memory_calls.cc.
+#include "sandbox/memory.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "libdune/dune.h"
+
+namespace dune::sandbox {
+namespace {
+
+constexpr uint64_t kPageMask = kPage - 1;
+
+uint64_t rights(int protection, bool writable) {
+  if (!(protection & (PROT_READ | PROT_WRITE | PROT_EXEC))) return kNoAccess;
+  uint64_t r = writable && (protection & PROT_WRITE) ? kUserReadWrite : kUserRead;
+  if (!(protection & PROT_EXEC)) r |= kPteNoExecute;
+  return r;
+}
+
+}  // namespace
+
+FileSource::~FileSource() { close(fd_); }
+HostMapping::~HostMapping() { ::munmap(base_, bytes_); }
+
+Result<std::unique_ptr<Memory>> Memory::create(uint64_t limit) {
+  auto windows = Windows::get();
+  if (!windows) return windows.error();
+  std::unique_ptr<Memory> memory(new (std::nothrow) Memory(limit));
+  if (!memory) return Error{ENOMEM};
+  auto done = memory->renew_space();
+  if (!done) return done.error();
+  return memory;
+}
+
+Result<std::unique_ptr<Memory>> Memory::create(uint64_t limit,
+                                               std::shared_ptr<const Snapshot> from) {
+  auto memory = create(limit);
+  if (!memory) return memory;
+  Memory& m = **memory;
+  m.from_ = std::move(from);
+  m.inherit();
+  return memory;
+}
+
+Result<void> Memory::renew_space() {
+  auto windows = Windows::get();
+  if (!windows) return windows.error();
+  auto space = AddressSpace::create();
+  if (!space) return space.error();
+  const Window& low = windows->low;
+  const Window& high = windows->high;
+  Result<void> done;
+  // From 0, so that it is one entry; below the window nothing is ever mapped.
+  if (low.end) done = space->unmap(Gva(uint64_t{0}), low.end);
+  if (done) done = space->unmap(Gva(high.start), high.end - high.start);
+  if (!done) return done;
+  space_ = std::move(*space);
+  for (auto& [at, b] : blocks_) {
+    memset(b->mapped, 0, sizeof(b->mapped));
+    for (unsigned i = 0; i < 8; i++) b->written[i] |= b->own[i];
+  }
+  return {};
+}
+
+Memory::~Memory() { clear(); }
+
+void Memory::clear() {
+  std::lock_guard locked(mutex_);
+  for (const auto& [start, area] : areas_) unmap_leaves(start, area.end);
+  for (auto& [at, b] : blocks_)
+    for (Store::Page p : b->pages)
+      if (p) Store::instance().put(p);
+  blocks_.clear();
+  own_blocks_.clear();
+  areas_.clear();
+  from_.reset();
+  own_pages_ = 0;
+  break_start_ = break_ = 0;
+  areas_changed_ = false;
+}
+
+Area* Memory::find(uint64_t at, uint64_t* start) {
+  auto next = areas_.upper_bound(at);
+  if (next == areas_.begin()) return nullptr;
+  --next;
+  if (at >= next->second.end) return nullptr;
+  *start = next->first;
+  return &next->second;
+}
+
+Block* Memory::block_if_any(uint64_t at) const {
+  auto found = blocks_.find(at / Block::kBytes);
+  return found == blocks_.end() ? nullptr : found->second.get();
+}
+
+Block* Memory::block(uint64_t at) {
+  auto& b = blocks_[at / Block::kBytes];
+  if (!b) b = std::make_unique<Block>();
+  return b.get();
+}
+
+// What the page contains before anybody wrote it.
+Result<Store::Page> Memory::fresh(const Area& area, uint64_t start, uint64_t at) {
+  auto page = Store::instance().alloc();
+  if (!page || !area.file) return page;
+  char* to = Store::instance().data(*page);
+  size_t done = 0;
+  while (done < kPage) {
+    const ssize_t n = pread(area.file->fd(), to + done, kPage - done,
+                            static_cast<off_t>(area.offset + (at - start) + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) break;  // the rest of the file's last page is zero
+    done += static_cast<size_t>(n);
+  }
+  return page;
+}
+
+Result<Store::Page> Memory::obtain(const Area& area, uint64_t start, uint64_t at, bool own) {
+  Store& store = Store::instance();
+  Block& b = *block(at);
+  const unsigned i = index_of(at);
+  Store::Page page = b.pages[i];
+
+  if (!page && area.inherited) {
+    page = from_->page(at);
+    if (page && !own) {
+      store.get(page);
+      b.pages[i] = page;
+      return page;
+    }
+  }
+  const bool had_own = bit(b.own, i);
+  if (page && (had_own || !own)) return page;
+  if ((own_pages_ + 1 + (from_ ? from_->pages_ : 0)) * kPage > limit_)
+    return Error{ENOMEM, "the sandbox's memory limit"};
+
+  auto made = page ? store.copy(store.data(page)) : fresh(area, start, at);
+  if (!made) return made;
+  if (b.pages[i]) store.put(b.pages[i]);
+  b.pages[i] = *made;
+  if (!std::any_of(b.own, b.own + 8, [](uint64_t w) { return w != 0; }))
+    own_blocks_.push_back(at / Block::kBytes);
+  set_bit(b.own, i);
+  own_pages_++;
+  return made;
+}
+
+Result<void> Memory::map_leaf(uint64_t at, const void* memory, int protection, bool writable) {
+  Block& b = *block(at);
+  const unsigned i = index_of(at);
+  if (bit(b.mapped, i)) {
+    auto gone = space_.unmap(Gva(at), kPage);
+    if (!gone) return gone;
+    clear_bit(b.mapped, i);
+  }
+  auto done = space_.map(Gva(at), Hva(memory), kPage, rights(protection, writable), PageSize::k4K);
+  if (done) set_bit(b.mapped, i);
+  return done;
+}
+
+Memory::Fault Memory::resolve(uint64_t at, bool write, bool execute) {
+  uint64_t start = 0;
+  at &= ~kPageMask;
+  Area* area = find(at, &start);
+  if (!area) return Fault::kNotMapped;
+  const int wanted = write ? PROT_WRITE : execute ? PROT_EXEC : PROT_READ;
+  // As on x86: what may be written or executed may be read.
+  if (!(area->protection & wanted) && (wanted != PROT_READ || !area->protection))
+    return Fault::kNotAllowed;
+
+  if (area->host) {
+    auto done = map_leaf(at, area->host->base() + area->offset + (at - start), area->protection,
+                         true);
+    return done ? Fault::kResolved : Fault::kNoMemory;
+  }
+  auto page = obtain(*area, start, at, write);
+  if (!page) return Fault::kNoMemory;
+  const Block& b = *block(at);
+  auto done = map_leaf(at, Store::instance().data(*page), area->protection,
+                       bit(b.own, index_of(at)));
+  return done ? Fault::kResolved : Fault::kNoMemory;
+}
+
+Memory::Fault Memory::fault(uint64_t at, uint64_t error) {
+  std::lock_guard locked(mutex_);
+  return resolve(at, error & FEC_W, error & FEC_I);
+}
+
+char* Memory::page(uint64_t at, bool write, size_t* bytes) {
+  uint64_t start = 0;
+  Area* area = find(at, &start);
+  if (!area || !(area->protection & (write ? PROT_WRITE : PROT_READ | PROT_WRITE | PROT_EXEC)))
+    return nullptr;
+  *bytes = kPage - (at & kPageMask);
+  if (area->host) {
+    // Somebody may cut a file short at any time, and the access would end the host.
+    if (area->host->of_file()) return nullptr;
+    return area->host->base() + area->offset + (at - start);
+  }
+  const uint64_t page_at = at & ~kPageMask;
+  Block* b = block_if_any(at);
+  const unsigned i = index_of(at);
+  Store::Page page = b ? b->pages[i] : 0;
+  if (!page || (write && !bit(b->own, i))) {
+    // A leaf that ring 3 has leads to the page that is replaced: the fault makes a new one.
+    auto made = obtain(*area, start, page_at, write);
+    if (!made) return nullptr;
+    page = *made;
+    b = block(at);
+    if (write && bit(b->mapped, i)) {
+      if (!space_.unmap(Gva(page_at), kPage)) return nullptr;
+      clear_bit(b->mapped, i);
+    }
+  }
+  if (write) set_bit(b->written, i);
+  return Store::instance().data(page) + (at & kPageMask);
+}
+
+// Leaves only; the pages stay.
+void Memory::unmap_leaves(uint64_t start, uint64_t end) {
+  Batch batch(space_);
+  for (uint64_t at = start; at < end;) {
+    const uint64_t next = std::min(end, (at / Block::kBytes + 1) * Block::kBytes);
+    if (Block* b = block_if_any(at)) {
+      bool any = false;
+      for (uint64_t a = at; a < next; a += kPage) {
+        const unsigned i = index_of(a);
+        if (!bit(b->mapped, i)) continue;
+        any = true;
+        clear_bit(b->mapped, i);
+        if (bit(b->own, i)) set_bit(b->written, i);  // its dirty bit goes with the leaf
+      }
+      if (any) (void)space_.unmap(Gva(at), next - at, &batch);
+    }
+    at = next;
+  }
+}
+
+void Memory::drop_pages(uint64_t start, uint64_t end) {
+  unmap_leaves(start, end);
+  for (uint64_t at = start; at < end;) {
+    const uint64_t next = std::min(end, (at / Block::kBytes + 1) * Block::kBytes);
+    Block* b = block_if_any(at);
+    for (; b && at < next; at += kPage) {
+      const unsigned i = index_of(at);
+      if (!b->pages[i]) continue;
+      Store::instance().put(b->pages[i]);
+      b->pages[i] = 0;
+      if (bit(b->own, i)) own_pages_--;
+      clear_bit(b->own, i);
+      clear_bit(b->written, i);
+    }
+    at = next;
+  }
+}
+
+}  // namespace dune::sandbox

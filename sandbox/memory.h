@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// memory.h - the address space of a sandbox: what ring 3 has mapped, and nothing else.
+//
+// Ring 3 lives in two windows of addresses that the process keeps free for sandboxes:
+//
+//   low   [64 KiB, 1 GiB)           programs that are linked to a fixed address
+//   high  512 GiB, see high_window  everything else
+//
+// All sandboxes have the same addresses, each in a page table of its own; around the windows
+// lies the host process, for ring 0 only.  Linux knows nothing of it: areas, rights and
+// faults are kept here, pages come from the Store, so that mapping, touching and freeing
+// memory makes no system call.  Pages of shared mappings are the exception: they are Linux's
+// own.
+//
+// A snapshot freezes the state.  reset() goes back to it and looks only at pages that
+// this sandbox has copied since it was made; of those it restores what has been written.
+// Other sandboxes may start from the same snapshot, and share its pages until they write.
+//
+// Thread-safe, but for snapshot() and reset(): no thread may be in ring 3 then.
+#ifndef SANDBOX_MEMORY_H
+#define SANDBOX_MEMORY_H
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "libdune/address_space.h"
+#include "libdune/result.h"
+#include "sandbox/store.h"
+#include "sandbox/user_memory.h"
+
+namespace dune::sandbox {
+
+struct Window {
+  uint64_t start = 0;
+  uint64_t end = 0;
+  bool has(uint64_t at, uint64_t bytes) const {
+    return at >= start && at < end && bytes <= end - at;
+  }
+};
+
+// Reserved by the first sandbox of the process.  `low` is empty when something lies there.
+struct Windows {
+  Window low, high;
+  static Result<Windows> get();
+};
+
+// Memory of Linux that a shared mapping leads to; unmapped with the last area.
+class HostMapping {
+ public:
+  // protection: the most that ring 3 may have.
+  HostMapping(char* base, uint64_t bytes, int protection, bool file)
+      : base_(base), bytes_(bytes), protection_(protection), file_(file) {}
+  ~HostMapping();
+  HostMapping(const HostMapping&) = delete;
+  HostMapping& operator=(const HostMapping&) = delete;
+  char* base() const { return base_; }
+  uint64_t bytes() const { return bytes_; }
+  int protection() const { return protection_; }
+  bool of_file() const { return file_; }
+
+ private:
+  char* base_;
+  uint64_t bytes_;
+  int protection_;
+  bool file_;
+};
+
+// A file whose pages are read when they are touched first; owns its descriptor.
+class FileSource {
+ public:
+  explicit FileSource(int fd) : fd_(fd) {}
+  ~FileSource();
+  FileSource(const FileSource&) = delete;
+  FileSource& operator=(const FileSource&) = delete;
+  int fd() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+struct Area {
+  uint64_t end = 0;
+  int protection = 0;  // PROT_*
+  std::shared_ptr<FileSource> file;   // a private mapping of it
+  std::shared_ptr<HostMapping> host;  // a shared mapping
+  uint64_t offset = 0;                // into either, of the area's start
+  bool inherited = false;   // as in the snapshot, whose pages show through
+  bool reprotected = false; // inherited, but with other rights
+};
+using Areas = std::map<uint64_t, Area>;
+
+// 2 MiB of a sandbox: which page lies where.
+struct Block {
+  static constexpr uint64_t kBytes = 2 << 20;
+  static constexpr unsigned kPages = 512;
+
+  Store::Page pages[kPages] = {};
+  uint64_t own[8] = {};      // not shared with a snapshot; ring 3 may write them
+  uint64_t written[8] = {};  // by ring 0, or before their dirty bit was dropped
+  uint64_t mapped[8] = {};   // has a leaf in the page table
+};
+
+inline bool bit(const uint64_t* bits, unsigned i) { return bits[i / 64] >> (i % 64) & 1; }
+inline void set_bit(uint64_t* bits, unsigned i) { bits[i / 64] |= 1ull << (i % 64); }
+inline void clear_bit(uint64_t* bits, unsigned i) { bits[i / 64] &= ~(1ull << (i % 64)); }
+inline unsigned index_of(uint64_t at) {
+  return static_cast<unsigned>(at / kPage % Block::kPages);
+}
+
+// Frozen pages and areas.  Immutable.
+class Snapshot {
+ public:
+  ~Snapshot();
+  // The page at `at` (page-aligned), or 0.
+  Store::Page page(uint64_t at) const;
+
+ private:
+  friend class Memory;
+  Areas areas_;
+  uint64_t break_start_ = 0, break_ = 0;
+  std::unordered_map<uint64_t, std::unique_ptr<Block>> blocks_;
+  uint64_t pages_ = 0;
+};
+
+class Memory final : public UserMemory {
+ public:
+  // limit: bytes of pages, its own and those of the snapshot together.
+  // ENOMEM, ENFILE; EBUSY: the windows' addresses are taken.
+  // Precondition: the process has entered Dune mode.
+  static Result<std::unique_ptr<Memory>> create(uint64_t limit);
+  static Result<std::unique_ptr<Memory>> create(uint64_t limit,
+                                                std::shared_ptr<const Snapshot> from);
+  ~Memory() override;
+
+  AddressSpace& space() { return space_; }
+  // In a fork child, before anything else: its page tables are gone.
+  Result<void> renew_space();
+
+  // The calls of that name.  host_fd is borrowed.  Addresses or 0, or -errno as Linux has it.
+  long mmap(uint64_t at, uint64_t bytes, int protection, int flags, int host_fd,
+            uint64_t offset);
+  long munmap(uint64_t at, uint64_t bytes);
+  long mprotect(uint64_t at, uint64_t bytes, int protection);
+  long mremap(uint64_t at, uint64_t old_bytes, uint64_t bytes, int flags, uint64_t to);
+  long madvise(uint64_t at, uint64_t bytes, int advice);
+  long brk(uint64_t to);
+  void set_break(uint64_t start) { break_start_ = break_ = start; }
+
+  // A page fault of ring 3.  error: FEC_* bits.
+  enum class Fault { kResolved, kNotMapped, kNotAllowed, kNoMemory };
+  Fault fault(uint64_t at, uint64_t error);
+
+  char* page(uint64_t at, bool write, size_t* bytes) override;
+  void hold() override { mutex_.lock(); }
+  void release() override { mutex_.unlock(); }
+
+  // Freezes everything; later writes of this sandbox copy first.  ENOMEM.
+  Result<std::shared_ptr<const Snapshot>> snapshot();
+  // Back to the snapshot that was taken or started from last.  EINVAL: there is none.
+  Result<void> reset();
+  // Gives back the pages that reset() keeps at hand, unwritten.
+  void trim();
+
+  // Frees everything, for a program that is replaced.
+  void clear();
+
+  uint64_t pages() const { return own_pages_; }
+  uint64_t limit() const { return limit_; }
+  void set_limit(uint64_t bytes) { limit_ = bytes; }
+  // Bytes mapped, as ulimit -v counts.
+  uint64_t mapped_bytes() const;
+  // For /proc/self/maps.
+  Areas areas();
+
+ private:
+  explicit Memory(uint64_t limit) : limit_(limit) {}
+
+  Area* find(uint64_t at, uint64_t* start);
+  uint64_t shared_bytes() const;
+  long source(int host_fd, std::shared_ptr<FileSource>* to);
+  bool covered(uint64_t start, uint64_t end);
+  uint64_t find_gap(uint64_t bytes) const;
+  bool is_free(uint64_t at, uint64_t bytes) const;
+  void split_at(uint64_t at);
+  void remove(uint64_t start, uint64_t end);
+  void insert(uint64_t at, Area area);
+  // Gives [start, end) the pages of the snapshot that show through there.
+  void take_inherited(uint64_t start, uint64_t end);
+  void drop_pages(uint64_t start, uint64_t end);
+  void unmap_leaves(uint64_t start, uint64_t end);
+  Block* block(uint64_t at);
+  Block* block_if_any(uint64_t at) const;
+  // The page at `at`, made if it is not there; own: one that may be written.
+  Result<Store::Page> obtain(const Area& area, uint64_t start, uint64_t at, bool own);
+  Result<Store::Page> fresh(const Area& area, uint64_t start, uint64_t at);
+  Fault resolve(uint64_t at, bool write, bool execute);
+  Result<void> map_leaf(uint64_t at, const void* memory, int protection, bool writable);
+  void restore(uint64_t key, Block& b);
+  void inherit();
+
+  static constexpr size_t kMaxAreas = 65'530;
+  static constexpr size_t kMaxSources = 256;
+
+  AddressSpace space_;
+  std::mutex mutex_;
+  Areas areas_;
+  std::map<std::pair<uint64_t, uint64_t>, std::weak_ptr<FileSource>> sources_;  // by device, inode
+  bool areas_changed_ = false;  // since the snapshot
+  uint64_t break_start_ = 0, break_ = 0;
+  std::unordered_map<uint64_t, std::unique_ptr<Block>> blocks_;
+  std::vector<uint64_t> own_blocks_;  // keys of blocks with an own page
+  std::shared_ptr<const Snapshot> from_;
+  std::atomic<uint64_t> own_pages_{0};
+  uint64_t limit_;
+};
+
+}  // namespace dune::sandbox
+
+#endif
