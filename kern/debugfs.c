@@ -7,23 +7,7 @@
 
 #include "vm.h"
 
-static DEFINE_MUTEX(vms_lock);
-static LIST_HEAD(vms);
 static struct dentry *dir;
-
-void dune_debugfs_add_vm(struct dune_vm *vm)
-{
-	mutex_lock(&vms_lock);
-	list_add_tail(&vm->all, &vms);
-	mutex_unlock(&vms_lock);
-}
-
-void dune_debugfs_del_vm(struct dune_vm *vm)
-{
-	mutex_lock(&vms_lock);
-	list_del(&vm->all);
-	mutex_unlock(&vms_lock);
-}
 
 static void show_vm(struct seq_file *m, struct dune_vm *vm, struct dune_stats *s)
 {
@@ -51,10 +35,10 @@ static int vms_show(struct seq_file *m, void *unused)
 
 	if (!stats)
 		return -ENOMEM;
-	mutex_lock(&vms_lock);
-	list_for_each_entry(vm, &vms, all)
+	mutex_lock(&dune_vms_lock);
+	list_for_each_entry(vm, &dune_vms, all)
 		show_vm(m, vm, stats);
-	mutex_unlock(&vms_lock);
+	mutex_unlock(&dune_vms_lock);
 	kfree(stats);
 	return 0;
 }

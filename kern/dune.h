@@ -50,6 +50,12 @@ struct dune_info {
 						 * process: IBPB before user mode where
 						 * the CPU needs it (VMSCAPE)
 						 */
+#define DUNE_VM_SHARE_KVM	(1U << 1)	/* kvm_fd is -1: take the KVM VM of another Dune
+						 * VM made by this process (also before an exec);
+						 * ENOENT if there is none.  KVM names its VMs by
+						 * pid and fd number, and complains in the log
+						 * when two with one name are alive.
+						 */
 
 struct dune_vm_create {
 	__u32 size;

@@ -14,11 +14,16 @@
 #include "vmx.h"
 #include "vmx_msr.h"
 
+DEFINE_MUTEX(dune_vms_lock);
+LIST_HEAD(dune_vms);
+
 static void vm_free(struct kref *ref)
 {
 	struct dune_vm *vm = container_of(ref, struct dune_vm, ref);
 
-	dune_debugfs_del_vm(vm);
+	mutex_lock(&dune_vms_lock);
+	list_del(&vm->all);
+	mutex_unlock(&dune_vms_lock);
 	dune_mmu_stop(vm);
 	dune_slots_destroy(&vm->slots);
 	if (vm->flags & DUNE_VM_UNTRUSTED)
@@ -159,6 +164,24 @@ static const struct file_operations vm_fops = {
 	.llseek		= noop_llseek,
 };
 
+/* That of another VM of this process: one KVM VM keeps VMX on for all of them. */
+static struct file *shared_kvm_file(pid_t pid)
+{
+	struct file *file = ERR_PTR(-ENOENT);
+	struct dune_vm *vm;
+
+	mutex_lock(&dune_vms_lock);
+	list_for_each_entry(vm, &dune_vms, all) {
+		if (vm->pid != pid)
+			continue;
+		/* Listed, so vm_free() has not put it yet. */
+		file = get_file(vm->kvm_file);
+		break;
+	}
+	mutex_unlock(&dune_vms_lock);
+	return file;
+}
+
 int dune_vm_create(struct dune_vm_create __user *arg)
 {
 	struct dune_vm_create create;
@@ -167,7 +190,9 @@ int dune_vm_create(struct dune_vm_create __user *arg)
 
 	if (copy_from_user(&create, arg, sizeof(create)))
 		return -EFAULT;
-	if (create.size != sizeof(create) || create.flags & ~DUNE_VM_UNTRUSTED ||
+	if (create.size != sizeof(create) ||
+	    create.flags & ~(DUNE_VM_UNTRUSTED | DUNE_VM_SHARE_KVM) ||
+	    (create.flags & DUNE_VM_SHARE_KVM && create.kvm_fd != -1) ||
 	    memchr_inv(create.reserved, 0, sizeof(create.reserved)))
 		return -EINVAL;
 	/* A kernel thread or a task whose mm is going away has none to mirror. */
@@ -187,7 +212,8 @@ int dune_vm_create(struct dune_vm_create __user *arg)
 	vm->mm = current->mm;
 	mmgrab(vm->mm);
 
-	vm->kvm_file = dune_kvm_file(create.kvm_fd);
+	vm->kvm_file = create.flags & DUNE_VM_SHARE_KVM ? shared_kvm_file(vm->pid) :
+							 dune_kvm_file(create.kvm_fd);
 	if (IS_ERR(vm->kvm_file)) {
 		ret = PTR_ERR(vm->kvm_file);
 		goto err_mm;
@@ -200,7 +226,9 @@ int dune_vm_create(struct dune_vm_create __user *arg)
 		goto err_slots;
 	if (vm->flags & DUNE_VM_UNTRUSTED)
 		static_branch_inc(&dune_untrusted_vms);
-	dune_debugfs_add_vm(vm);
+	mutex_lock(&dune_vms_lock);
+	list_add_tail(&vm->all, &dune_vms);
+	mutex_unlock(&dune_vms_lock);
 	ret = anon_inode_getfd("dune-vm", &vm_fops, vm, O_RDWR | O_CLOEXEC);
 	if (ret < 0)
 		dune_vm_put(vm);

@@ -41,12 +41,16 @@ struct dune_vm {
 	u64 flush_gen;			/* VCPUs invalidate when theirs differs */
 	struct cpumask in_guest;	/* CPUs that may hold translations in use */
 
-	struct list_head all;		/* entry in the module's list, for debugfs */
+	struct list_head all;		/* entry in dune_vms */
 	spinlock_t vcpus_lock;		/* vcpus, retired */
 	struct list_head vcpus;
 	struct dune_stats retired;	/* sums of VCPUs that are gone */
 	u64 ept_zaps, invalidations, kicks;	/* under mmu_lock */
 };
+
+/* All VMs, each until its last reference is gone. */
+extern struct mutex dune_vms_lock;
+extern struct list_head dune_vms;
 
 /* A new VM fd, or a negative errno. */
 int dune_vm_create(struct dune_vm_create __user *arg);
@@ -84,7 +88,5 @@ struct file *dune_kvm_file(int fd);
 /* debugfs.c */
 void dune_debugfs_init(void);
 void dune_debugfs_remove(void);
-void dune_debugfs_add_vm(struct dune_vm *vm);
-void dune_debugfs_del_vm(struct dune_vm *vm);
 
 #endif

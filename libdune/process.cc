@@ -136,14 +136,19 @@ void close_devices(Devices& devices) {
 }
 
 static Result<int> create_vm(const Devices& devices) {
-  long kvm_vm = sys::ioctl(devices.kvm, KVM_CREATE_VM);
-  if (kvm_vm < 0) return Error{static_cast<int>(-kvm_vm), "KVM cannot make a virtual machine"};
-
   dune_vm_create create = {};
   create.size = sizeof(create);
-  create.kvm_fd = static_cast<int>(kvm_vm);
+  create.flags = DUNE_VM_SHARE_KVM;  // of the program that this process was before its exec
+  create.kvm_fd = -1;
   long vm = sys::ioctl(devices.dune, DUNE_CREATE_VM, &create);
-  sys::close(static_cast<int>(kvm_vm));
+  if (vm == -ENOENT) {
+    long kvm_vm = sys::ioctl(devices.kvm, KVM_CREATE_VM);
+    if (kvm_vm < 0) return Error{static_cast<int>(-kvm_vm), "KVM cannot make a virtual machine"};
+    create.flags = 0;
+    create.kvm_fd = static_cast<int>(kvm_vm);
+    vm = sys::ioctl(devices.dune, DUNE_CREATE_VM, &create);
+    sys::close(static_cast<int>(kvm_vm));
+  }
   if (vm < 0) return Error{static_cast<int>(-vm), "dune.ko cannot make a VM (dmesg may say more)"};
   const int high = sys::move_high(static_cast<int>(vm));
   add_own_fd(high);

@@ -60,14 +60,19 @@ int kvm_vm_fd() {
 BareVm::BareVm(uint32_t vcpu_flags) {
     device_ = open("/dev/dune", O_RDWR | O_CLOEXEC);
     if (device_ < 0) die("/dev/dune");
-    int kvm = kvm_vm_fd();
-    if (kvm < 0) die("KVM_CREATE_VM");
     dune_vm_create create{};
     create.size = sizeof(create);
-    create.kvm_fd = kvm;
+    create.flags = DUNE_VM_SHARE_KVM;
+    create.kvm_fd = -1;
     vm_ = ioctl(device_, DUNE_CREATE_VM, &create);
+    if (vm_ < 0 && errno == ENOENT) {   // the first of this process
+        create.flags = 0;
+        create.kvm_fd = kvm_vm_fd();
+        if (create.kvm_fd < 0) die("KVM_CREATE_VM");
+        vm_ = ioctl(device_, DUNE_CREATE_VM, &create);
+        close(create.kvm_fd);
+    }
     if (vm_ < 0) die("DUNE_CREATE_VM");
-    close(kvm);
     make_vcpu(vcpu_flags);
 }
 

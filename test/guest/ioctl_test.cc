@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <sys/ioctl.h>
+#include <sys/klog.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -13,9 +14,11 @@
 #include <cstring>
 #include <filesystem>
 #include <iterator>
+#include <string>
 #include <thread>
 
 #include "bare_traps.h"
+#include "in_child.h"
 #include "vm_fds.h"
 
 namespace {
@@ -30,6 +33,18 @@ constexpr uint64_t kNonCanonical = 0x0000800000000000;
 // 0, or the errno.
 int err_of(int fd, unsigned long request, const void* argument) {
     return ioctl(fd, request, argument) < 0 ? errno : 0;
+}
+
+// What KVM said of names that it has twice.
+size_t complaints() {
+    constexpr int kReadAll = 3, kSizeBuffer = 10;
+    std::string log(static_cast<size_t>(klogctl(kSizeBuffer, nullptr, 0)), '\0');
+    const int size = klogctl(kReadAll, log.data(), static_cast<int>(log.size()));
+    REQUIRE(size > 0);
+    log.resize(static_cast<size_t>(size));
+    size_t n = 0;
+    for (size_t at = 0; (at = log.find("duplicate directory", at)) != std::string::npos; at++) n++;
+    return n;
 }
 
 size_t open_files() {
@@ -232,6 +247,41 @@ TEST_CASE("CREATE_VM wants the fd of a KVM VM", "[ioctl]") {
     CHECK(err(null) == EBADF);         // closed
     close(kvm);
     close(kvm_vcpu);
+}
+
+// KVM names a VM's folder in debugfs by pid and fd number, and complained when the fd that
+// a living Dune VM had been made with was closed and its number used again.
+TEST_CASE("a second VM of a process shares the KVM VM of the first", "[ioctl]") {
+    VmFds fds;
+    auto create = sized<dune_vm_create>();
+    create.flags = DUNE_VM_SHARE_KVM;
+    CHECK(err_of(fds.device, DUNE_CREATE_VM, &create) == EINVAL);   // of none but -1
+    create.kvm_fd = -1;
+
+    const auto said = complaints();
+    close(fds.kvm);
+    fds.kvm = -1;
+    const int second = ioctl(fds.device, DUNE_CREATE_VM, &create);
+    REQUIRE(second >= 0);
+    // It outlives the first.
+    close(fds.vcpu);
+    close(fds.vm);
+    fds.vm = second;
+    fds.vcpu = fds.create_vcpu();
+    CHECK(fds.vcpu >= 0);
+    {
+        BareVm one, two;
+        CHECK(test::outcome_of(one, bare_done) == "done");
+        CHECK(test::outcome_of(two, bare_done) == "done");
+    }
+    CHECK(complaints() == said);
+
+    // Not that of another process.
+    CHECK(test::in_child([&] {
+              const int vm = ioctl(fds.device, DUNE_CREATE_VM, &create);
+              return vm == -1 && errno == ENOENT ? "" : "a VM from " + std::to_string(vm);
+          }) == "");
+    require_host_unharmed();
 }
 
 TEST_CASE("a request on the wrong fd, or that does not exist", "[ioctl]") {

@@ -157,6 +157,8 @@ TEST_CASE("without KVM: ENODEV, and all is well when it comes back", "[module]")
     CHECK((ioctl(device, DUNE_CREATE_VM, &create) == -1 && errno == ENODEV));
     create.kvm_fd = -1;
     CHECK((ioctl(device, DUNE_CREATE_VM, &create) == -1 && (errno == EBADF || errno == ENODEV)));
+    create.flags = DUNE_VM_SHARE_KVM;
+    CHECK((ioctl(device, DUNE_CREATE_VM, &create) == -1 && errno == ENOENT));
     close(device);
     CHECK(in_child([] {
               auto entered = dune::enter();
