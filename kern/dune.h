@@ -210,7 +210,18 @@ enum dune_gpr {
 	DUNE_NR_GPRS
 };
 
-/* dune_run.set: what user space changed and RUN has to load */
+/*
+ * dune_run.set: what user space changed and RUN has to load.
+ *
+ * DUNE_SET_RIP drops an event that was to be delivered at the old place: a fault comes
+ * again when the guest comes back there, a single step's trap does not (dune_run.trap).
+ * Interrupts stay pending.
+ *
+ * A rip that is not canonical is no error of the call: DUNE_RUN gives DUNE_EXIT_FAULT with
+ * DUNE_ACCESS_EXEC and fault.va = rip, as often as it is called, until there is another.
+ * User mode that goes on natively then, by IRET, gets the SIGSEGV that Linux has for it.
+ * DUNE_SET_STATE takes canonical addresses only: EINVAL.
+ */
 #define DUNE_SET_RIP		1
 #define DUNE_SET_RSP		2
 #define DUNE_SET_RFLAGS		4
@@ -249,7 +260,9 @@ struct dune_run {
 		__u64 pad[8];
 	};
 	__u32 cpl;			/* out of DUNE_SYNC: the guest's privilege level */
-	__u32 reserved0;
+	__u32 trap;			/* out of DUNE_SYNC: 1: a single step's #DB waits for the
+					 * next entry, behind the instruction that it is for
+					 */
 	__u64 reserved[31];
 };
 

@@ -24,18 +24,25 @@ static void go_to(struct dune_vcpu *vcpu, u64 rip)
 	vcpu->dirty |= DUNE_DIRTY_RIP;
 }
 
-static enum dune_step skip(struct dune_vcpu *vcpu)
-{
-	go_to(vcpu, vcpu->rip + vcpu->exit.insn_len);
-	return DUNE_STEP_AGAIN;
-}
-
 static void inject(struct dune_vcpu *vcpu, u32 info, u32 error, u32 len)
 {
 	vcpu->event_info = info;
 	vcpu->event_error = error;
 	vcpu->event_len = len;
 	vcpu->dirty |= DUNE_DIRTY_EVENT;
+}
+
+/*
+ * The instruction is done: its shadow ends with it, and a single step traps behind it.
+ * (The CPU itself would execute one more before it traps.)
+ */
+static enum dune_step skip(struct dune_vcpu *vcpu)
+{
+	go_to(vcpu, vcpu->rip + vcpu->exit.insn_len);
+	vcpu->dirty |= DUNE_DIRTY_PLACE;
+	if (vcpu->rflags & X86_EFLAGS_TF)
+		inject(vcpu, DUNE_STEP_TRAP, 0, 0);
+	return DUNE_STEP_AGAIN;
 }
 
 /* A fault at the instruction that exited: rip stays, RF as the CPU sets it. */
@@ -94,6 +101,14 @@ static enum dune_step refuse(struct dune_vcpu *vcpu, u64 va, bool va_valid, u32 
 		(vcpu->exit.idt_info & VECTORING_INFO_VALID_MASK ? DUNE_FAULT_IN_EVENT : 0);
 	vcpu->stats.ept_refused++;
 	return DUNE_STEP_USER;
+}
+
+/* What IRET does with such an address: a fault that only Linux can tell the thread of. */
+enum dune_step dune_exit_bad_rip(struct dune_vcpu *vcpu)
+{
+	vcpu->exit.gpa = 0;
+	vcpu->exit.idt_info = 0;
+	return refuse(vcpu, vcpu->rip, true, DUNE_ACCESS_EXEC);
 }
 
 static enum dune_step handle_vmcall(struct dune_vcpu *vcpu)

@@ -29,6 +29,8 @@ static __always_inline enum dune_step dune_vcpu_step(struct dune_vcpu *vcpu)
 		dune_sysret(vcpu, READ_ONCE(run->gpr[DUNE_RCX]), READ_ONCE(run->gpr[DUNE_R11]));
 		return DUNE_STEP_SYSCALL;
 	}
+	if (unlikely(ret == DUNE_WINDOW_BAD_RIP))
+		return dune_exit_bad_rip(vcpu);
 	if (unlikely(ret)) {
 		vcpu->error = ret;
 		return DUNE_STEP_ERROR;

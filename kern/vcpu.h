@@ -33,6 +33,8 @@ enum dune_step {
 #define DUNE_DIRTY_STATE	(1U << 8)	/* vcpu->state */
 #define DUNE_DIRTY_EVENT	(1U << 9)	/* vcpu->event_* */
 #define DUNE_DIRTY_LSTAR	(1U << 10)	/* vcpu->state.lstar */
+#define DUNE_DIRTY_PLACE	(1U << 11)	/* the next instruction is another one */
+#define DUNE_DIRTY_BAD_RIP	(1U << 12)	/* vcpu->rip is not canonical: no entry */
 
 /* The CPU takes only canonical addresses into these fields (4-level paging). */
 static inline bool dune_canonical(u64 va)
@@ -50,6 +52,11 @@ static __always_inline bool dune_is_forward(const struct dune_run *run)
 {
 	return !((READ_ONCE(run->gpr[DUNE_RCX]) | READ_ONCE(run->gpr[DUNE_R11])) >> 47);
 }
+
+/* event_info of a single step's #DB; it is not raised again by going back to rip. */
+#define DUNE_STEP_TRAP		(INTR_INFO_VALID_MASK | INTR_TYPE_HARD_EXCEPTION | X86_TRAP_DB)
+#define DUNE_STEP_TRAP_MASK	(INTR_INFO_VALID_MASK | INTR_INFO_INTR_TYPE_MASK | \
+				 INTR_INFO_VECTOR_MASK)
 
 struct dune_vcpu {
 	struct dune_vm *vm;
@@ -105,6 +112,8 @@ void dune_vcpu_stats(const struct dune_vcpu *vcpu, struct dune_stats *sum);
 
 /* exits.c: what the exit in vcpu->exit asks for.  Irqs off. */
 enum dune_step dune_exit_handle(struct dune_vcpu *vcpu);
+/* The same for DUNE_WINDOW_BAD_RIP. */
+enum dune_step dune_exit_bad_rip(struct dune_vcpu *vcpu);
 /* vcpu_sync.c: the ioctl DUNE_SYNC. */
 long dune_vcpu_sync(struct dune_vcpu *vcpu);
 /* exits.c: the part that may sleep.  AGAIN, USER or ERROR. */

@@ -6,6 +6,7 @@
  * them each time costs more than they are wanted.  A signal's handler wants them.
  */
 #include <linux/irqflags.h>
+#include <asm/trapnr.h>
 #include <asm/vmx.h>
 
 #include "vcpu.h"
@@ -71,5 +72,7 @@ long dune_vcpu_sync(struct dune_vcpu *vcpu)
 	run->gpr[DUNE_RSP] = vcpu->rsp;
 	run->rip = vcpu->rip;
 	run->rflags = vcpu->rflags;
+	run->trap = vcpu->dirty & DUNE_DIRTY_EVENT &&
+		    (vcpu->event_info & DUNE_STEP_TRAP_MASK) == DUNE_STEP_TRAP;
 	return vcpu->pending == DUNE_STEP_USER ? READ_ONCE(run->exit_reason) : DUNE_EXIT_NONE;
 }

@@ -83,10 +83,12 @@ int dune_vmx_write_cpu(struct dune_vcpu *vcpu, int cpu);
  * Enters the guest once.  Irqs off, FPU registers loaded, current is the owner.
  * On return the VMCS that was current before is current again, ours is clear, and
  * vcpu->exit tells why the guest stopped.  DUNE_WINDOW_FORWARD: by a system call to
- * forward, and nothing but the exit reason was read.  -ESHUTDOWN: VMX is off; -EIO:
+ * forward, and nothing but the exit reason was read.  DUNE_WINDOW_BAD_RIP: it was not
+ * entered, as user space set a rip that no entry takes.  -ESHUTDOWN: VMX is off; -EIO:
  * a VMX instruction failed.
  */
 #define DUNE_WINDOW_FORWARD 1
+#define DUNE_WINDOW_BAD_RIP 2
 int dune_vmx_window(struct dune_vcpu *vcpu);
 
 /* CR0 and CR4 as the guest sees them. */

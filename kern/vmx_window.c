@@ -155,7 +155,7 @@ static noinline int sync_dirty(struct dune_vcpu *vcpu)
 		err |= dune_vmwrite(GUEST_RSP, vcpu->rsp);
 	if (dirty & DUNE_DIRTY_RFLAGS)
 		err |= dune_vmwrite(GUEST_RFLAGS, vcpu->rflags);
-	if (dirty & ~(DUNE_DIRTY_RIP | DUNE_DIRTY_RFLAGS)) {
+	if (dirty & (DUNE_DIRTY_PLACE | DUNE_DIRTY_EVENT)) {
 		/* Going on elsewhere: no instruction shadow, no half-done debug trap. */
 		err |= dune_vmwrite(GUEST_INTERRUPTIBILITY_INFO, 0);
 		err |= dune_vmwrite(GUEST_PENDING_DBG_EXCEPTIONS, 0);
@@ -369,6 +369,8 @@ static __always_inline int run_current(struct dune_vcpu *vcpu, int cpu, bool mov
 		if (dune_vmwrite(GUEST_RIP, vcpu->rip) ||
 		    dune_vmwrite(GUEST_RFLAGS, vcpu->rflags))
 			return entry_failed(vcpu);
+	} else if (unlikely(vcpu->dirty & DUNE_DIRTY_BAD_RIP)) {
+		return DUNE_WINDOW_BAD_RIP;
 	} else if (vcpu->dirty && sync_dirty(vcpu)) {
 		return entry_failed(vcpu);
 	}

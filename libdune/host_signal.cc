@@ -134,6 +134,8 @@ Where parked(Thread& thread, KernelRegisters& r) {
     if (reason < 0 || reason == DUNE_EXIT_HYPERCALL || reason == DUNE_EXIT_FATAL)
       return Where::kLater;
     if (run.cpl == 3) return Where::kLater;
+    // The step was before the signal, and going elsewhere would lose it.
+    if (run.trap) return Where::kLater;
   }
   registers_from_run(run, r);
   if (reason == DUNE_EXIT_HOSTCALL) {

@@ -74,7 +74,7 @@ IS_ABI(State, FIELD(State, size), FIELD(State, reserved0), FIELD(State, cr3), FI
 // The union counts as its pad, which must be its largest member.
 using Run = dune_run;
 IS_ABI(Run, FIELD(Run, gpr), FIELD(Run, rip), FIELD(Run, rflags), FIELD(Run, set),
-       FIELD(Run, exit_reason), FIELD(Run, pad), FIELD(Run, cpl), FIELD(Run, reserved0),
+       FIELD(Run, exit_reason), FIELD(Run, pad), FIELD(Run, cpl), FIELD(Run, trap),
        FIELD(Run, reserved));
 static_assert(offsetof(Run, nr) == offsetof(Run, pad));
 static_assert(offsetof(Run, fault) == offsetof(Run, pad) && sizeof(Run::fault) <= sizeof(Run::pad));
