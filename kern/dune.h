@@ -225,12 +225,24 @@ enum dune_gpr {
 #define DUNE_SET_RIP		1
 #define DUNE_SET_RSP		2
 #define DUNE_SET_RFLAGS		4
+#define DUNE_SET_EVENT		8	/* event: raised in the guest, where it is now */
 
 struct dune_fault {
 	__u64 va;
 	__u64 gpa;
 	__u32 access;		/* DUNE_ACCESS_* */
 	__u32 flags;		/* DUNE_FAULT_* */
+};
+
+/*
+ * An event of user space's making.  32 to 255: an interrupt for this thread, as
+ * DUNE_HC_SEND raises it.  14: a page fault at the instruction where the guest is; 7: #NM
+ * there.  Both are dropped by a DUNE_SET_RIP of a later RUN.  Other vectors: ignored.
+ */
+struct dune_event {
+	__u32 vector;
+	__u32 error;		/* of 14: the error code, bits 5:0 */
+	__u64 address;		/* of 14: goes to CR2 */
 };
 
 struct dune_fatal {
@@ -259,11 +271,12 @@ struct dune_run {
 		struct dune_fatal fatal;	/* FATAL */
 		__u64 pad[8];
 	};
-	__u32 cpl;			/* out of DUNE_SYNC: the guest's privilege level */
+	__u32 cpl;			/* out of DUNE_SYNC and FAULT: the guest's privilege level */
 	__u32 trap;			/* out of DUNE_SYNC: 1: a single step's #DB waits for the
 					 * next entry, behind the instruction that it is for
 					 */
-	__u64 reserved[31];
+	struct dune_event event;	/* in with DUNE_SET_EVENT */
+	__u64 reserved[29];
 };
 
 #define DUNE_IOC_MAGIC		0xe9

@@ -71,6 +71,7 @@ static void publish(struct dune_vcpu *vcpu, u32 reason)
 	run->gpr[DUNE_RSP] = vcpu->rsp;
 	run->rip = vcpu->rip;
 	run->rflags = vcpu->rflags;
+	run->cpl = vcpu->exit.user_mode ? 3 : 0;
 	run->exit_reason = reason;
 }
 

@@ -11,6 +11,7 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <asm/fpu/api.h>
+#include <asm/trapnr.h>
 #include <asm/vmx.h>
 #include <uapi/asm/prctl.h>
 
@@ -30,6 +31,35 @@ static bool user_work_pending(bool entered)
 	return READ_ONCE(current_thread_info()->flags) &
 	       (_TIF_SIGPENDING | _TIF_NOTIFY_SIGNAL | _TIF_UPROBE |
 		(entered ? _TIF_NOTIFY_RESUME : 0));
+}
+
+/* P, W, U, RSV, I/D, PK */
+#define PF_ERROR_BITS	0x3f
+
+static void take_event(struct dune_vcpu *vcpu)
+{
+	const struct dune_event *event = &vcpu->run->event;
+	u32 vector = READ_ONCE(event->vector);
+	u32 info = INTR_INFO_VALID_MASK | INTR_TYPE_HARD_EXCEPTION | vector;
+
+	switch (vector) {
+	case 32 ... 255:
+		dune_vector_raise_here(vcpu, vector);
+		return;
+	case X86_TRAP_PF:
+		info |= INTR_INFO_DELIVER_CODE_MASK;
+		vcpu->vmx.cr2 = READ_ONCE(event->address);
+		break;
+	case X86_TRAP_NM:
+		break;
+	default:
+		return;
+	}
+	dune_vectors_keep(vcpu);
+	vcpu->event_info = info;
+	vcpu->event_error = READ_ONCE(event->error) & PF_ERROR_BITS;
+	vcpu->event_len = 0;
+	vcpu->dirty |= DUNE_DIRTY_EVENT;
 }
 
 static void take_from_user(struct dune_vcpu *vcpu)
@@ -59,6 +89,8 @@ static void take_from_user(struct dune_vcpu *vcpu)
 			vcpu->dirty |= DUNE_DIRTY_BAD_RIP;
 		vcpu->pending = DUNE_STEP_AGAIN;
 	}
+	if (set & DUNE_SET_EVENT)
+		take_event(vcpu);
 }
 
 static __always_inline enum dune_step run_once(struct dune_vcpu *vcpu, bool entered)

@@ -65,6 +65,12 @@ void dune_vectors_stop(struct dune_vcpu *vcpu)
 	hrtimer_cancel(&vcpu->vectors.timer);
 }
 
+void dune_vector_raise_here(struct dune_vcpu *vcpu, u8 vector)
+{
+	set_bit(vector, vcpu->vectors.pending);
+	WRITE_ONCE(vcpu->vectors.any, true);
+}
+
 int dune_vector_send(struct dune_vm *vm, u64 tid, u64 vector)
 {
 	struct dune_vcpu *vcpu;
@@ -100,8 +106,7 @@ void dune_vectors_keep(struct dune_vcpu *vcpu)
 	if (!(vcpu->dirty & DUNE_DIRTY_EVENT) ||
 	    (vcpu->event_info & INTR_INFO_INTR_TYPE_MASK) != INTR_TYPE_EXT_INTR)
 		return;
-	set_bit(vcpu->event_info & INTR_INFO_VECTOR_MASK, vcpu->vectors.pending);
-	WRITE_ONCE(vcpu->vectors.any, true);
+	dune_vector_raise_here(vcpu, vcpu->event_info & INTR_INFO_VECTOR_MASK);
 }
 
 static int set_window(struct dune_vcpu *vcpu, bool on)

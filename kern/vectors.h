@@ -32,6 +32,9 @@ int dune_vector_send(struct dune_vm *vm, u64 tid, u64 vector);
 /* Raises the vector once after ns; 0: not at all.  Process context.  -EINVAL. */
 int dune_vector_timer(struct dune_vcpu *vcpu, u64 ns, u64 vector);
 
+/* The same for the VCPU of the calling thread, between two trips. */
+void dune_vector_raise_here(struct dune_vcpu *vcpu, u8 vector);
+
 /* An interrupt that was on its way and is dropped stays pending. */
 void dune_vectors_keep(struct dune_vcpu *vcpu);
 /*

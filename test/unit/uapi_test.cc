@@ -75,7 +75,9 @@ IS_ABI(State, FIELD(State, size), FIELD(State, reserved0), FIELD(State, cr3), FI
 using Run = dune_run;
 IS_ABI(Run, FIELD(Run, gpr), FIELD(Run, rip), FIELD(Run, rflags), FIELD(Run, set),
        FIELD(Run, exit_reason), FIELD(Run, pad), FIELD(Run, cpl), FIELD(Run, trap),
-       FIELD(Run, reserved));
+       FIELD(Run, event), FIELD(Run, reserved));
+using Event = decltype(Run::event);
+IS_ABI(Event, FIELD(Event, vector), FIELD(Event, error), FIELD(Event, address));
 static_assert(offsetof(Run, nr) == offsetof(Run, pad));
 static_assert(offsetof(Run, fault) == offsetof(Run, pad) && sizeof(Run::fault) <= sizeof(Run::pad));
 static_assert(offsetof(Run, fatal) == offsetof(Run, pad) && sizeof(Run::fatal) <= sizeof(Run::pad));
