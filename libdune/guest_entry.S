@@ -4,6 +4,13 @@
  */
 #include "libdune/offsets.h"
 
+/* A place that host_signal.cc knows. */
+.macro PLACE name
+	.globl	\name
+	.hidden	\name
+\name:
+.endm
+
 	.text
 
 /*
@@ -45,6 +52,9 @@ dune_guest_syscall_end:
 	.type syscall_of_ring3, @function
 syscall_of_ring3:
 	swapgs
+	cmp	$CALL_RETURN, %rax
+	je	maybe_returned
+1:
 	mov	%rsp, %gs:RING_USER_RSP
 	mov	%gs:RING_ENTRY_SP, %rsp
 	push	$USER_SS
@@ -85,30 +95,97 @@ syscall_of_ring3:
 	movb	$0, THREAD_RING3_MARK(%rax)
 	mov	%rsp, %rax
 	jmp	call_handler
+
+	/* A function that call_ring3() called returns; without one, any system call. */
+maybe_returned:
+	cmpq	$0, %gs:RING_CALL
+	je	1b
+	mov	%gs:RING_CONTEXT, %rsp
+	mov	%gs:RING_THREAD, %rsi
+	swapgs
+	lea	RING_FROM_THREAD(%rsi), %rcx
+	rdfsbase %rax
+	mov	%rax, RING_USER_FS(%rcx)
+	rdgsbase %rax
+	mov	%rax, RING_USER_GS(%rcx)
+	mov	RING_RING0_FS(%rcx), %rax
+	wrfsbase %rax
+	mov	RING_RING0_GS(%rcx), %rax
+	wrgsbase %rax
+	movb	$0, THREAD_RING3_MARK(%rsi)
+	mov	RING_CALL(%rcx), %rax
+	mov	%rdi, CALL_RAX(%rax)
+	mov	%rdx, CALL_RDX(%rax)
+	movsd	%xmm0, CALL_RESULT(%rax)
+	movsd	%xmm1, (CALL_RESULT + 8)(%rax)
+	mov	%rcx, %rsi
+	xor	%edi, %edi
+	cmpb	$0, dune_has_pkru(%rip)
+	je	leave_context
+	mov	RING_PKRU(%rsi), %eax
+	xor	%ecx, %ecx
+	xor	%edx, %edx
+	wrpkru
+	jmp	leave_context
 	.size syscall_of_ring3, . - syscall_of_ring3
 
-/* long dune_ring3_enter(const struct dune_tf *, RingBlock *, uint64_t entry_sp) */
-	.balign 16
-	.globl dune_ring3_enter
-	.hidden dune_ring3_enter
-	.type dune_ring3_enter, @function
-dune_ring3_enter:
+/* What comes before ring 3's; dune_ring3_leave takes it back.  rsi = RingBlock */
+.macro SAVE_CONTEXT
 	push	%rbp
 	push	%rbx
 	push	%r12
 	push	%r13
 	push	%r14
 	push	%r15
+	pushfq
 	sub	$8, %rsp
 	stmxcsr	(%rsp)
 	fnstcw	4(%rsp)
 	push	RING_CONTEXT(%rsi)
 	push	RING_ENTRY_SP(%rsi)
+	push	RING_CLIENT(%rsi)
+	push	RING_CALL(%rsi)
 	mov	%rsp, RING_CONTEXT(%rsi)
+	mov	%rcx, RING_CLIENT(%rsi)
 	test	%rdx, %rdx
 	cmovz	%rsp, %rdx
 	and	$-16, %rdx
 	mov	%rdx, RING_ENTRY_SP(%rsi)
+	cmpb	$0, dune_has_pkru(%rip)
+	je	.Lno_pkru_\@
+	xor	%ecx, %ecx
+	rdpkru
+	mov	%eax, RING_PKRU(%rsi)
+.Lno_pkru_\@:
+.endm
+
+/* The initial vector state, MXCSR and PKRU too.  Clobbers eax, edx. */
+.macro CLEAR_VECTORS
+	cmpl	$0, dune_xsave_bytes(%rip)
+	je	.Lfxrstor_\@
+	mov	$-1, %eax
+	mov	$-1, %edx
+	xrstor64 initial_vectors(%rip)
+.Lcleared_\@:
+	.pushsection .text.unlikely, "ax"
+.Lfxrstor_\@:
+	fxrstor64 initial_vectors(%rip)
+	jmp	.Lcleared_\@
+	.popsection
+.endm
+
+/*
+ * long dune_ring3_enter(const struct dune_tf *, RingBlock *, uint64_t entry_sp,
+ *                       const Ring3Client *)
+ */
+	.balign 16
+	.globl dune_ring3_enter
+	.hidden dune_ring3_enter
+	.type dune_ring3_enter, @function
+dune_ring3_enter:
+	SAVE_CONTEXT
+	movq	$0, RING_CALL(%rsi)
+	CLEAR_VECTORS
 	/* A TrapFrame of ring 3, as if it had come from there. */
 	mov	RING_THREAD(%rsi), %rax
 	sub	$(FRAME_TF + 168), %rsp
@@ -122,20 +199,97 @@ dune_ring3_enter:
 	jmp	to_ring3
 	.size dune_ring3_enter, . - dune_ring3_enter
 
+/*
+ * long dune_ring3_call(Ring3Call *, RingBlock *, uint64_t entry_sp, const Ring3Client *)
+ *
+ * dune_ring3_enter() for a function call: no TrapFrame, only what IRET takes.
+ */
+	.balign 16
+	.globl dune_ring3_call
+	.hidden dune_ring3_call
+	.type dune_ring3_call, @function
+dune_ring3_call:
+	SAVE_CONTEXT
+	mov	%rdi, RING_CALL(%rsi)
+	CLEAR_VECTORS
+	PLACE	dune_ring3_call_check
+	cli
+	mov	RING_CONTEXT(%rsi), %rsp
+	cmpb	$0, RING_NOTICE(%rsi)
+	jne	call_notice
+1:	push	$USER_SS
+	push	CALL_RSP(%rdi)
+	push	$RFLAGS_RING3_SET
+	push	$USER_CS
+	push	CALL_RIP(%rdi)
+	mov	CALL_VECTORS(%rdi), %r8d
+	test	%r8d, %r8d
+	jnz	call_vectors
+2:	rdfsbase %rax
+	mov	%rax, RING_RING0_FS(%rsi)
+	rdgsbase %rax
+	mov	%rax, RING_RING0_GS(%rsi)
+	mov	RING_THREAD(%rsi), %rax
+	mov	RING_USER_FS(%rsi), %rcx
+	mov	RING_USER_GS(%rsi), %rdx
+	mov	%r8d, %r9d
+	mov	CALL_GPR(%rdi), %r10
+	mov	(CALL_GPR + 8)(%rdi), %r11
+	mov	(CALL_GPR + 16)(%rdi), %r12
+	mov	(CALL_GPR + 24)(%rdi), %r13
+	mov	(CALL_GPR + 32)(%rdi), %r8
+	mov	(CALL_GPR + 40)(%rdi), %r14
+	movb	$RING3_MARK, THREAD_RING3_MARK(%rax)
+	PLACE	dune_ring3_call_checked
+	wrfsbase %rcx
+	wrgsbase %rdx
+	mov	%r9d, %eax
+	mov	%r14, %r9
+	mov	%r10, %rdi
+	mov	%r11, %rsi
+	mov	%r12, %rdx
+	mov	%r13, %rcx
+	xor	%ebx, %ebx
+	xor	%ebp, %ebp
+	xor	%r10d, %r10d
+	xor	%r11d, %r11d
+	xor	%r12d, %r12d
+	xor	%r13d, %r13d
+	xor	%r14d, %r14d
+	xor	%r15d, %r15d
+	iretq
+
+call_notice:
+	movb	$0, RING_NOTICE(%rsi)
+	mov	$HC_NOTICE, %rcx
+	vmcall
+	jmp	1b
+call_vectors:
+	.irp	n, 0, 1, 2, 3, 4, 5, 6, 7
+	cmp	$\n, %r8d
+	jbe	2b
+	movsd	(CALL_XMM + 8 * \n)(%rdi), %xmm\n
+	.endr
+	jmp	2b
+	.size dune_ring3_call, . - dune_ring3_call
+
 /* void dune_ring3_leave(long value, RingBlock *) */
 	.globl dune_ring3_leave
 	.hidden dune_ring3_leave
 	.type dune_ring3_leave, @function
 dune_ring3_leave:
 	mov	RING_CONTEXT(%rsi), %rsp
+leave_context:
+	pop	RING_CALL(%rsi)
+	pop	RING_CLIENT(%rsi)
 	pop	RING_ENTRY_SP(%rsi)
 	pop	RING_CONTEXT(%rsi)
 	fninit
 	fldcw	4(%rsp)
 	ldmxcsr	(%rsp)
 	add	$8, %rsp
-	cld
 	mov	%rdi, %rax
+	popfq
 	pop	%r15
 	pop	%r14
 	pop	%r13
@@ -151,10 +305,14 @@ dune_ring3_leave:
  */
 	.type to_ring3, @function
 to_ring3:
+	PLACE	dune_ring3_enter_check
 	cli
 	mov	(%rsp), %rax
 	cmpb	$0, THREAD_RING3_MARK(%rax)
 	jne	load_frame
+	cmpb	$0, (RING_FROM_THREAD + RING_NOTICE)(%rax)
+	jne	notice
+4:
 	mov	FRAME_RIP(%rsp), %rcx
 	shl	$16, %rcx
 	sar	$16, %rcx
@@ -174,6 +332,7 @@ to_ring3:
 	rdgsbase %rcx
 	mov	%rcx, RING_RING0_GS(%rdx)
 	movb	$RING3_MARK, THREAD_RING3_MARK(%rax)
+	PLACE	dune_ring3_enter_checked
 	mov	RING_USER_FS(%rdx), %rcx
 	wrfsbase %rcx
 	mov	RING_USER_GS(%rdx), %rcx
@@ -182,6 +341,15 @@ to_ring3:
 3:	mov	%rsp, %rdi
 	and	$-16, %rsp
 	call	dune_ring3_nowhere	/* does not return */
+
+	/* The interrupt comes with ring 3's first instruction. */
+notice:
+	movb	$0, (RING_FROM_THREAD + RING_NOTICE)(%rax)
+	mov	%rax, %rdx
+	mov	$HC_NOTICE, %rcx
+	vmcall
+	mov	%rdx, %rax
+	jmp	4b
 	.size to_ring3, . - to_ring3
 
 	.section .rodata
@@ -342,7 +510,9 @@ call_handler:
 	xsave64	(%rsp)
 	fninit
 	ldmxcsr	default_mxcsr(%rip)
-	mov	%rbx, %rdi
+	cmpb	$0, dune_has_pkru(%rip)
+	jne	ring0_pkru
+4:	mov	%rbx, %rdi
 	call	dune_trap_handler
 	mov	$-1, %eax
 	mov	$-1, %edx
@@ -359,11 +529,30 @@ call_handler:
 	fxrstor64 (%rsp)
 	mov	%rbx, %rsp
 	jmp	return_from_trap
+
+	/* Ring 3's may forbid the pages that a handler has to read. */
+ring0_pkru:
+	testb	$3, FRAME_CS(%rbx)
+	jz	4b
+	mov	(%rbx), %rdx
+	mov	(RING_FROM_THREAD + RING_PKRU)(%rdx), %eax
+	xor	%ecx, %ecx
+	xor	%edx, %edx
+	wrpkru
+	jmp	4b
 	.size trap, . - trap
 
 	.section .rodata
 	.balign 4
 default_mxcsr:
 	.long	0x1f80
+
+/* For XRSTOR with an empty XSTATE_BV, and for FXRSTOR. */
+	.balign 64
+initial_vectors:
+	.word	0x37f
+	.zero	22
+	.long	0x1f80
+	.zero	548
 
 	.section .note.GNU-stack, "", @progbits

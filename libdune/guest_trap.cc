@@ -122,6 +122,21 @@ void take_over(Thread& thread) {
   leave_at(f.tf, kLeaveTrap);
 }
 
+// Runs the client's handler; false: the process's handlers answer.
+bool answered_by_client(TrapFrame& f) {
+  RingBlock& b = f.thread->ring_block();
+  const Ring3Client* client = b.client;
+
+  if (f.vector == kSignalVector) b.notice = false;
+  if (!client) return f.vector == kSignalVector;
+  if (f.vector == VECTOR_SYSCALL)
+    client->syscall(f.tf, client->context);
+  else
+    client->trap(static_cast<uint8_t>(f.vector), f.tf.err,
+                 Gva(f.vector == T_PGFLT ? f.cr2 : 0), f.tf, client->context);
+  return true;
+}
+
 // A copy of the frame on the handler stack: below the interrupted code if that is a
 // handler itself, else at the top.
 TrapFrame* to_handler_stack(TrapFrame& f) {
@@ -165,14 +180,19 @@ using dune::TrapFrame;
 extern "C" [[gnu::visibility("hidden")]] TrapFrame* dune_trap(TrapFrame* f) {
   // The IST stack's own pointer stands just above the frame (thread.cc).
   f->thread = *reinterpret_cast<dune::Thread**>(f + 1);
+  const bool of_client = dune::of_ring3(*f) && f->thread->ring_block().client;
   if (f->vector == T_PGFLT) {
     f->cr2 = dune::read_cr2().value;
-    if (dune::map_on_demand(*f)) return nullptr;
+    if (!of_client && dune::map_on_demand(*f)) return nullptr;
   }
-  if (dune::of_ring3(*f))
+  if (dune::of_ring3(*f)) {
     dune::take_over(*f->thread);
-  else if (dune::ring3_marked(*f->thread))
+    if (of_client || f->vector == dune::kSignalVector) return dune::to_handler_stack(*f);
+  } else if (f->vector == dune::kSignalVector) {
+    return nullptr;  // where it stands now, the signal's handler has run or is to run
+  } else if (dune::ring3_marked(*f->thread)) {
     dune::end_ring3(*f, "trap on the way between the rings");
+  }
   if (f->vector == T_PGFLT) {
     if (dune::is_vsyscall(*f) || dune::process.page_fault.kind)
       return dune::to_handler_stack(*f);
@@ -188,6 +208,7 @@ extern "C" [[noreturn, gnu::visibility("hidden")]] void dune_ring3_nowhere(TrapF
 extern "C" [[gnu::visibility("hidden")]] void dune_trap_handler(TrapFrame* f) {
   const bool page_fault = f->vector == T_PGFLT;
 
+  if (dune::of_ring3(*f) && dune::answered_by_client(*f)) return;
   if (page_fault && dune::is_vsyscall(*f)) {
     dune::emulate_vsyscall(f->tf);
     return;

@@ -45,6 +45,9 @@ void host_exit_thread(Thread& thread);
 // execve and execveat.  Returns -errno, if at all.
 long host_exec(Thread& thread);
 
+// The guest takes kSignalVector as soon as it can: at once in ring 3.
+void raise_notice(Thread& thread);
+
 // Ends the process by `signal`, with its default action.
 [[noreturn]] void end_process(int signal);
 

@@ -14,6 +14,7 @@
 #include "libdune/own_fds.h"
 #include "libdune/print.h"
 #include "libdune/ring_block.h"
+#include "libdune/rings.h"
 #include "libdune/sys.h"
 
 namespace dune {
@@ -28,6 +29,11 @@ void end_process(int signal) {
   sys::call(__NR_rt_sigprocmask, SIG_UNBLOCK, sys::arg(&set), 0, sizeof(set));
   sys::call(__NR_tgkill, sys::call(__NR_getpid), sys::call(__NR_gettid), signal);
   for (;;) sys::call(__NR_exit_group, 128 + signal);
+}
+
+void raise_notice(Thread& thread) {
+  thread.run->event.vector = kSignalVector;
+  thread.run->set |= DUNE_SET_EVENT;
 }
 
 namespace {
@@ -107,34 +113,55 @@ bool probe_read(uint64_t va) {
   return ret == -EINVAL;
 }
 
-// Linux refuses the access.  Once more after a probe; then it happens natively, at the
-// same instruction, so that the signal is Linux's own.
-dune_tf* refused_access(Thread& thread) {
+// True: the access is worth another try.
+bool probed(Thread& thread) {
   const dune_run& run = *thread.run;
   const uint64_t va = run.fault.va;
 
-  if (ring3_marked(thread)) {
-    // Natively the instruction would run with all rights of the process.
+  if (!(run.fault.flags & DUNE_FAULT_VA_VALID) || (run.fault.flags & DUNE_FAULT_IN_EVENT))
+    return false;
+  if (va != thread.probed_va || run.rip != thread.probed_rip) thread.probes = 0;
+  thread.probed_va = va;
+  thread.probed_rip = run.rip;
+  if (thread.probes++ < kMaxProbes && probe_read(va)) return true;
+  thread.probes = 0;
+  return false;
+}
+
+// Ring 3's access never happens natively: there the instruction would have all rights of
+// the process.  Ring 0 hears of it as of a missing right in its own tables.
+dune_tf* refused_in_ring3(Thread& thread) {
+  dune_run& run = *thread.run;
+
+  if (run.cpl != 3 || (run.fault.flags & DUNE_FAULT_IN_EVENT)) {
     Line()
-        .text("ring 3 accessed memory that Linux refuses: address ")
-        .hex(va)
+        .text("memory that Linux refuses, between the rings: address ")
+        .hex(run.fault.va)
         .text(", rip ")
         .hex(run.rip)
         .text("; the process cannot continue");
     end_process(SIGSEGV);
   }
+  // Without an address it is an instruction (AMX) that Linux has to allow first.
+  run.event.vector = run.fault.flags & DUNE_FAULT_VA_VALID ? T_PGFLT : T_DEVICE;
+  run.event.address = run.fault.va;
+  run.event.error = FEC_P | FEC_U;
+  if (run.fault.access & DUNE_ACCESS_WRITE) run.event.error |= FEC_W;
+  if (run.fault.access & DUNE_ACCESS_EXEC) run.event.error |= FEC_I;
+  run.set |= DUNE_SET_EVENT;
+  return nullptr;
+}
+
+// Linux refuses the access.  Once more after a probe; then it happens natively, at the
+// same instruction, so that the signal is Linux's own.
+dune_tf* refused_access(Thread& thread) {
+  const dune_run& run = *thread.run;
 
   thread.leaving = kModeOnce;
   if ((run.fault.access & DUNE_ACCESS_WRITE) && tracks_kernel_writes())
-    mark_written(va, kPageBytes);
-  if ((run.fault.flags & DUNE_FAULT_VA_VALID) && !(run.fault.flags & DUNE_FAULT_IN_EVENT)) {
-    if (va != thread.probed_va || run.rip != thread.probed_rip) thread.probes = 0;
-    thread.probed_va = va;
-    thread.probed_rip = run.rip;
-    if (thread.probes++ < kMaxProbes && probe_read(va)) return nullptr;
-    thread.probes = 0;
-  }
-  return thread.frame_from_run();
+    mark_written(run.fault.va, kPageBytes);
+  if (probed(thread)) return nullptr;
+  return ring3_marked(thread) ? refused_in_ring3(thread) : thread.frame_from_run();
 }
 
 dune_tf* leave_at_frame(Thread& thread) {
@@ -173,6 +200,10 @@ dune_tf* hypercall_exit(Thread& thread) {
       return leave_at_frame(thread);
     case kHcSignal:  // whoever called us delivers it
       thread.run->gpr[DUNE_RAX] = 0;
+      return nullptr;
+    case kHcNotice:
+      thread.run->gpr[DUNE_RAX] = 0;
+      raise_notice(thread);
       return nullptr;
     case kHcSignalAtFrame: {
       const auto* from = reinterpret_cast<const dune_tf*>(thread.run->gpr[DUNE_RDI]);

@@ -125,7 +125,7 @@ Where parked(Thread& thread, KernelRegisters& r) {
   dune_run& run = *thread.run;
   long reason = DUNE_EXIT_NONE;
 
-  // In ring 3 or between the rings; an interrupt brings it to where it is delivered.
+  // In ring 3 or between the rings; keep() brings it to where it is delivered.
   if (ring3_marked(thread)) return Where::kLater;
 
   if ((run.set & kSetAll) != kSetAll) {
@@ -147,6 +147,11 @@ Where parked(Thread& thread, KernelRegisters& r) {
     r.rip = r.rcx - kSyscallInsnBytes;
     r.rflags = r.r11 & ~DUNE_VMCALL_HOST;
   }
+  // What the handler changed is to count: the client's trap() comes first.
+  if (within(r.rip, dune_ring3_enter_check, dune_ring3_enter_checked))
+    r.rip = reinterpret_cast<uint64_t>(dune_ring3_enter_check);
+  if (within(r.rip, dune_ring3_call_check, dune_ring3_call_checked))
+    r.rip = reinterpret_cast<uint64_t>(dune_ring3_call_check);
   if (const TrapFrame* frame = thread.trap_on_ist(r.rsp)) {
     if (!within(r.rip, dune_guest_trap_end, dune_guest_trap_done)) return Where::kLater;
     registers_from_frame(frame->tf, r);
@@ -270,6 +275,12 @@ void go_host(Thread& thread, void (*place)(Thread*), uint64_t mask, KernelContex
 void copy(KernelContext& to, const KernelContext& from) { copy_words(&to, &from, sizeof(to)); }
 void copy(KernelRegisters& to, const KernelRegisters& from) { copy_words(&to, &from, sizeof(to)); }
 
+// A handler is about to run in ring 0: ring 3's client learns of it.
+void note_handler(Thread& thread) {
+  RingBlock& b = thread.ring_block();
+  if (b.client) b.notice = true;
+}
+
 // Keeps the signal and lets the host side go on where it was, undisturbed.
 void keep(Thread& thread, const KernelSigInfo& info, KernelContext& native, uint64_t live_mask) {
   KeptSignal& kept = thread.kept;
@@ -290,6 +301,7 @@ void keep(Thread& thread, const KernelSigInfo& info, KernelContext& native, uint
   }
   thread.has_kept = 1;
   native.mask = kAllSignals;
+  if (thread.mode == kModeHost && thread.run && ring3_marked(thread)) raise_notice(thread);
 }
 
 // In a thread that has nothing to do with Dune mode: calls the program's handler here.
@@ -344,6 +356,7 @@ extern "C" [[gnu::visibility("hidden")]] void dune_host_signal(int, KernelSigInf
     thread->mode = kModeNative;
     return go_native(r, mask, *native);
   }
+  note_handler(*thread);
   registers_to_run(r, *thread->run);
   thread->mode = kModeHost;
   go_host(*thread, dune_host_run, mask, *native);
@@ -376,6 +389,7 @@ extern "C" [[gnu::visibility("hidden")]] void dune_host_deliver_kept(Thread* thr
     if (!context.stack.size) context.stack.flags = kSsDisable;
     go_native(r, mask, context);
   } else {
+    note_handler(*thread);
     registers_to_run(r, *thread->run);
     go_host(*thread, dune_host_run, mask, context);
   }

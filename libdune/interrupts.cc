@@ -5,6 +5,7 @@
 
 #include "libdune/process.h"
 #include "libdune/ring0.h"
+#include "libdune/rings.h"
 #include "libdune/sys.h"
 
 namespace dune {
@@ -19,6 +20,7 @@ Result<void> result(long ret) {
 
 Result<void> send_interrupt(int tid, uint8_t vector) {
   if (tid <= 0) return Error{ESRCH};
+  if (vector == kSignalVector) return Error{EINVAL};
   if (in_dune()) return result(hypercall(DUNE_HC_SEND, static_cast<uint64_t>(tid), vector));
 
   dune_send send = {};
@@ -29,6 +31,7 @@ Result<void> send_interrupt(int tid, uint8_t vector) {
 }
 
 Result<void> set_timer(uint64_t nanoseconds, uint8_t vector) {
+  if (vector == kSignalVector) return Error{EINVAL};
   return result(hypercall(DUNE_HC_TIMER, nanoseconds, vector));
 }
 

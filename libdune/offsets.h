@@ -54,7 +54,22 @@
 #define RING_RING0_GS 40
 #define RING_USER_FS 48
 #define RING_USER_GS 56
+#define RING_CLIENT 64
+#define RING_CALL 72
+#define RING_NOTICE 80
+#define RING_PKRU 84
 #define RING_FROM_THREAD 4096
+/* Ring3Call */
+#define CALL_GPR 0
+#define CALL_RIP 48
+#define CALL_RSP 56
+#define CALL_VECTORS 64
+#define CALL_XMM 72
+#define CALL_RAX 136
+#define CALL_RDX 144
+#define CALL_RESULT 152
+#define CALL_RETURN 0x44754e45 /* kRing3Return */
+
 #define RING3_MARK_SELECTOR 0x38
 #define RING3_MARK 0x91 /* access byte: readable data, ring 0 */
 #define THREAD_RING3_MARK (THREAD_GDT + RING3_MARK_SELECTOR + 5)
@@ -77,6 +92,7 @@
 /* What trap code asks the host side (enum Hypercall): RCX of the vmcall. */
 #define HC_SIGNAL 0xd0e0000000000102
 #define HC_SIGNAL_AT_FRAME 0xd0e0000000000103
+#define HC_NOTICE 0xd0e0000000000104
 
 /* ioctl DUNE_RUN, system call numbers, errno */
 #define NR_LSEEK 8	/* runs the guest, as DUNE_RUN (kern/dune.h) */

@@ -14,6 +14,7 @@
 
 extern "C" {
 uint32_t dune_xsave_bytes;
+uint8_t dune_has_pkru;
 }
 
 namespace dune {
@@ -36,6 +37,12 @@ uint32_t ask_xsave_bytes() {
   if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return 0;
   __cpuid_count(0xd, 0, a, b, c, d);
   return b;  // for what XCR0 has now
+}
+
+bool ask_pkru() {
+  unsigned a, b, c, d;
+  constexpr unsigned kOspke = 1u << 4;  // CPUID.7:ECX
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & kOspke);
 }
 
 bool missing(int err) { return err == ENOENT || err == ENXIO || err == ENODEV; }
@@ -189,6 +196,7 @@ Result<void> Process::create(bool fresh) {
     }
     fill_idt();
     dune_xsave_bytes = ask_xsave_bytes();
+    dune_has_pkru = ask_pkru();
   }
   pcid_mask = features & DUNE_FEATURE_PCID ? kMaxSpaces - 1 : 0;
   if (!fresh) {

@@ -18,6 +18,7 @@
 #include <cstdint>
 
 #include "libdune/offsets.h"
+#include "libdune/rings.h"
 #include "libdune/thread.h"
 
 namespace dune {
@@ -31,7 +32,11 @@ struct RingBlock {
   uint64_t ring0_gs;
   uint64_t user_fs;    // while in ring 0
   uint64_t user_gs;
+  const Ring3Client* client;  // of `context`, or null: the process's handlers
+  Ring3Call* call;            // of `context`, when call_ring3() made it
+  bool notice;                // a signal's handler has run: the client's trap() is to know
   bool user_fs_set;
+  uint32_t ring0_pkru;  // while in ring 3
 };
 static_assert(offsetof(RingBlock, thread) == RING_THREAD);
 static_assert(offsetof(RingBlock, user_rsp) == RING_USER_RSP);
@@ -41,6 +46,15 @@ static_assert(offsetof(RingBlock, ring0_fs) == RING_RING0_FS);
 static_assert(offsetof(RingBlock, ring0_gs) == RING_RING0_GS);
 static_assert(offsetof(RingBlock, user_fs) == RING_USER_FS);
 static_assert(offsetof(RingBlock, user_gs) == RING_USER_GS);
+static_assert(offsetof(RingBlock, client) == RING_CLIENT);
+static_assert(offsetof(RingBlock, call) == RING_CALL);
+static_assert(offsetof(RingBlock, notice) == RING_NOTICE);
+static_assert(offsetof(RingBlock, ring0_pkru) == RING_PKRU);
+static_assert(offsetof(Ring3Call, gpr) == CALL_GPR && offsetof(Ring3Call, rip) == CALL_RIP);
+static_assert(offsetof(Ring3Call, rsp) == CALL_RSP && offsetof(Ring3Call, xmm) == CALL_XMM);
+static_assert(offsetof(Ring3Call, vectors) == CALL_VECTORS);
+static_assert(offsetof(Ring3Call, rax) == CALL_RAX && offsetof(Ring3Call, rdx) == CALL_RDX);
+static_assert(offsetof(Ring3Call, result) == CALL_RESULT && kRing3Return == CALL_RETURN);
 static_assert(RING_FROM_THREAD == kPageBytes);
 static_assert(offsetof(Thread, gdt) + RING3_MARK_SELECTOR + 5 == THREAD_RING3_MARK);
 
@@ -57,7 +71,17 @@ extern "C" {
 // guest_entry.S.  Saves the caller's registers and goes to ring 3; entry_sp null: below
 // this call.
 [[gnu::visibility("hidden")]] long dune_ring3_enter(const dune_tf* frame, dune::RingBlock* block,
-                                                    uint64_t entry_sp);
+                                                    uint64_t entry_sp,
+                                                    const dune::Ring3Client* client);
+// call_ring3(): 0 when the function returned, else the value of dune_ring3_leave().
+[[gnu::visibility("hidden")]] long dune_ring3_call(dune::Ring3Call* call, dune::RingBlock* block,
+                                                   uint64_t entry_sp,
+                                                   const dune::Ring3Client* client);
+// Where the way to ring 3 is begun again when a signal's handler ran in between.
+extern const char dune_ring3_enter_check[] [[gnu::visibility("hidden")]];
+extern const char dune_ring3_enter_checked[] [[gnu::visibility("hidden")]];
+extern const char dune_ring3_call_check[] [[gnu::visibility("hidden")]];
+extern const char dune_ring3_call_checked[] [[gnu::visibility("hidden")]];
 // Comes back from the dune_ring3_enter() that block->context belongs to.
 [[noreturn, gnu::visibility("hidden")]] void dune_ring3_leave(long value,
                                                               dune::RingBlock* block);

@@ -16,6 +16,14 @@ bool canonical(uint64_t v) {
   return static_cast<uint64_t>(static_cast<int64_t>(v << 16) >> 16) == v;
 }
 
+// In a handler ring 0 goes on below it; from the program's own stack, on the whole handler
+// stack.
+uint64_t entry_stack(const Thread& thread) {
+  const auto here = reinterpret_cast<uint64_t>(__builtin_frame_address(0));
+  const uint64_t high = thread.handler_stack_high();
+  return here > thread.handler_stack_low() && here <= high ? 0 : high;
+}
+
 RingBlock& block() { return Thread::current()->ring_block(); }
 
 }  // namespace
@@ -34,18 +42,32 @@ dune_tf ring3_frame(Gva entry, Gva stack, uint64_t argument) {
 Result<long> enter_ring3(const dune_tf& frame) {
   if (!in_dune()) return Error{EPERM, "the thread is not in Dune mode"};
   if (!canonical(frame.rip)) return Error{EINVAL, "rip is not canonical"};
-  Thread& thread = *Thread::current();
-  RingBlock& b = thread.ring_block();
-
+  RingBlock& b = block();
   if (!b.user_fs_set) {
     asm volatile("rdfsbase %0" : "=r"(b.user_fs));
     b.user_fs_set = true;
   }
-  // In a handler ring 0 goes on below it; from the program's own stack, on the whole
-  // handler stack.
-  const auto here = reinterpret_cast<uint64_t>(__builtin_frame_address(0));
-  const bool nested = here > thread.handler_stack_low() && here <= thread.handler_stack_high();
-  return dune_ring3_enter(&frame, &b, nested ? 0 : thread.handler_stack_high());
+  return dune_ring3_enter(&frame, &b, entry_stack(*b.thread), nullptr);
+}
+
+Result<long> enter_ring3(const dune_tf& frame, const Ring3Client& client) {
+  if (!in_dune()) return Error{EPERM, "the thread is not in Dune mode"};
+  if (!canonical(frame.rip)) return Error{EINVAL, "rip is not canonical"};
+  if (!client.syscall || !client.trap) return Error{EINVAL, "a client without handlers"};
+  RingBlock& b = block();
+  b.user_fs_set = true;
+  return dune_ring3_enter(&frame, &b, entry_stack(*b.thread), &client);
+}
+
+Result<Ring3End> call_ring3(Ring3Call& call, const Ring3Client& client) {
+  if (!in_dune()) return Error{EPERM, "the thread is not in Dune mode"};
+  if (!canonical(call.rip)) return Error{EINVAL, "rip is not canonical"};
+  if (call.vectors > 8) return Error{EINVAL, "more than 8 vector registers"};
+  if (!client.syscall || !client.trap) return Error{EINVAL, "a client without handlers"};
+  RingBlock& b = block();
+  b.user_fs_set = true;
+  return dune_ring3_call(&call, &b, entry_stack(*b.thread), &client) ? Ring3End::kLeft
+                                                                      : Ring3End::kReturned;
 }
 
 void leave_ring3(long value) {
@@ -53,6 +75,10 @@ void leave_ring3(long value) {
   if (!b.context) {
     Line().text("leave_ring3() outside enter_ring3()");
     for (;;) sys::call(__NR_exit_group, 1);
+  }
+  if (b.call) {
+    b.call->left = value;
+    value = 1;
   }
   dune_ring3_leave(value, &b);
 }
@@ -78,6 +104,14 @@ Result<void> set_ring3_fs(uint64_t base) {
   if (!canonical(base)) return Error{EINVAL};
   block().user_fs = base;
   block().user_fs_set = true;
+  return {};
+}
+
+uint64_t ring3_gs() { return block().user_gs; }
+
+Result<void> set_ring3_gs(uint64_t base) {
+  if (!canonical(base)) return Error{EINVAL};
+  block().user_gs = base;
   return {};
 }
 

@@ -50,6 +50,7 @@ static_assert(offsetof(TrapFrame, tf) + offsetof(dune_tf, cs) == FRAME_CS);
 static_assert((DUNE_HYPERCALL | kHcSignal) == HC_SIGNAL);
 static_assert((DUNE_HYPERCALL | kHcSignalAtFrame) == HC_SIGNAL_AT_FRAME);
 static_assert(__NR_rt_sigreturn == NR_RT_SIGRETURN && __NR_sigaltstack == NR_SIGALTSTACK);
+static_assert((DUNE_HYPERCALL | kHcNotice) == HC_NOTICE);
 static_assert(offsetof(TrapFrame, vector) == FRAME_VECTOR);
 static_assert(offsetof(TrapFrame, tf) == FRAME_TF);
 static_assert(offsetof(TrapFrame, tf) + offsetof(dune_tf, rflags) == FRAME_RFLAGS);

@@ -41,6 +41,7 @@ enum Hypercall : uint64_t {
   kHcLeaveAtFrame,          // rdi: a dune_tf; go on natively there.  rsi: enum LeaveReason
   kHcSignal,                // deliver the kept signal: behind the vmcall,
   kHcSignalAtFrame,         // or at rdi, a dune_tf of ring 0
+  kHcNotice,                // raise kSignalVector as soon as ring 3 runs
 };
 
 enum LeaveReason : uint64_t {
@@ -178,6 +179,8 @@ extern "C" {
 [[noreturn, gnu::visibility("hidden")]] void dune_host_exit_thread(void* mapping, size_t bytes,
                                                                   long status);
 
+// Whether CR4.PKE is set: RDPKRU and WRPKRU exist.
+extern uint8_t dune_has_pkru [[gnu::visibility("hidden")]];
 // What XSAVE writes for all features that Linux enabled; 0: only FXSAVE exists.
 extern uint32_t dune_xsave_bytes [[gnu::visibility("hidden")]];
 
