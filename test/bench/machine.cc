@@ -3,6 +3,7 @@
 // machine.cc - rows for the privileged machine: traps, rings, page tables, interrupts.
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -111,6 +112,58 @@ void syscall_intercept_ring3() {
   bench::report("syscall_intercept_ring3", nullptr, &one);
 }
 bench::Row syscall_row("syscall_intercept_ring3", syscall_intercept_ring3);
+
+// Against the smallest call into another process: a byte there and a byte back by pipes.
+Cost pipe_round_trip() {
+  int there[2], back[2];
+  if (pipe(there) || pipe(back)) _exit(1);
+  if (fork() == 0) {
+    char c;
+    close(there[1]);
+    while (read(there[0], &c, 1) == 1 && write(back[1], &c, 1) == 1) {
+    }
+    _exit(0);
+  }
+  close(there[0]);
+  Plan plan;
+  plan.count = 50;
+  plan.op = [&](int count) {
+    char c = 0;
+    for (; count; count--)
+      if (write(there[1], &c, 1) != 1 || read(back[0], &c, 1) != 1) _exit(1);
+  };
+  const Cost cost = measure(plan);
+  close(there[1]);
+  wait(nullptr);
+  return cost;
+}
+
+asm(".section .rodata\nbench_gate:\nmov %rax, %rdi; mov $0x44754e45, %eax; syscall\n"
+    "bench_function: ret\nbench_gate_end:\n.text\n");
+extern "C" const char bench_gate[], bench_function[], bench_gate_end[];
+
+void ring3_call() {
+  const Cost native = pipe_round_trip();
+  bench::enter();
+  char* code = pages_of(2, PROT_READ | PROT_WRITE | PROT_EXEC);
+  memcpy(code, bench_gate, static_cast<size_t>(bench_gate_end - bench_gate));
+  (void)dune::main_space().protect(dune::Gva(code), 2 * kPage, dune::kUserReadWrite);
+  static const dune::Ring3Client client = {
+      [](dune_tf&, void*) { _exit(1); },
+      [](uint8_t, uint64_t, dune::Gva, dune_tf&, void*) { _exit(1); }, nullptr};
+  static dune::Ring3Call call = {};
+  call.rip = reinterpret_cast<uint64_t>(code + (bench_function - bench_gate));
+  call.rsp = reinterpret_cast<uint64_t>(code + 2 * kPage - 64);
+  *reinterpret_cast<uint64_t*>(call.rsp) = reinterpret_cast<uint64_t>(code);
+  Plan plan;
+  plan.count = 50;
+  plan.op = [](int count) {
+    for (; count; count--) (void)dune::call_ring3(call, client);
+  };
+  const Cost in_dune = measure(plan);
+  bench::report("ring3_call", &native, &in_dune);
+}
+bench::Row call_row("ring3_call", ring3_call);
 
 void address_space_switch() {
   bench::enter();
