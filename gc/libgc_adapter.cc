@@ -119,7 +119,7 @@ void look_at_line(const char* line) {
       fields++;
     else if (!*line)
       return;
-  line = strchr(line, ' ');  // behind the device
+  line = strchr(line, ' ');             // behind the device
   if (!line || line[1] != '0') return;  // a file's
   if (strstr(line, "[stack")) return;
   look_at(start, end);

@@ -28,12 +28,12 @@ extern "C" {
 int dune_gc_enable_libgc(void);
 
 struct dune_gc_libgc_counts {
-	uint64_t harvests;
-	uint64_t pages;		/* told to libgc, over all harvests */
-	uint64_t watched;	/* now */
-	uint64_t lost;		/* harvests or ranges that failed: must be 0 */
+  uint64_t harvests;
+  uint64_t pages;   /* told to libgc, over all harvests */
+  uint64_t watched; /* now */
+  uint64_t lost;    /* harvests or ranges that failed: must be 0 */
 };
-void dune_gc_libgc_stats(struct dune_gc_libgc_counts *stats);
+void dune_gc_libgc_stats(struct dune_gc_libgc_counts* stats);
 
 /* For tests: from now on libgc is told nothing, which makes it lose objects. */
 void dune_gc_libgc_starve(int on);

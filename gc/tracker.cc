@@ -45,8 +45,8 @@ Result<void> check_mapped(Gva start, uint64_t bytes) {
   unsigned char resident[1024];
   for (uint64_t at = 0; at < bytes; at += kAtOnce) {
     const uint64_t part = std::min(kAtOnce, bytes - at);
-    long ret = sys::call(__NR_mincore, static_cast<long>(start.value + at),
-                         static_cast<long>(part), sys::arg(resident));
+    long ret = sys::call(__NR_mincore, static_cast<long>(start.value + at), static_cast<long>(part),
+                         sys::arg(resident));
     if (ret == -ENOMEM) return Error{ENOMEM, "part of the range is not mapped"};
   }
   return {};
@@ -95,7 +95,7 @@ Result<Window*> Window::make(uint64_t base) {
 void Window::free() { sys::munmap(this, sizeof(Window)); }
 
 struct Tracker::State {
-  State* next;  // in `trackers`
+  State* next;      // in `trackers`
   uint32_t* alive;  // a page that a fork wipes
   SpinLock lock;
   bool left_over[2];  // dirty, accessed: harvest() ended early
@@ -119,8 +119,8 @@ struct Tracker::State {
   bool any_watched(Gva start, uint64_t bytes) const;
   bool all_watched(Gva start, uint64_t bytes) const;
   void set_watched(Gva start, uint64_t bytes, bool on);
-  Result<void> scan_block(Window& window, unsigned block, unsigned blocks, uint64_t bit,
-                          bool clear, Batch* batch);
+  Result<void> scan_block(Window& window, unsigned block, unsigned blocks, uint64_t bit, bool clear,
+                          Batch* batch);
   Result<void> scan(uint64_t bit);
   void add_in_flight(uint64_t bit);
   Result<void> after_fork();
@@ -163,7 +163,8 @@ bool Tracker::State::any_watched(Gva start, uint64_t bytes) const {
   by_window(start, bytes, [&](uint64_t base, uint64_t first, uint64_t pages) {
     const Window* window = find(base);
     if (!window) return;
-    for_words(first, pages, [&](uint64_t w, uint64_t mask) { any |= (window->watched[w] & mask) != 0; });
+    for_words(first, pages,
+              [&](uint64_t w, uint64_t mask) { any |= (window->watched[w] & mask) != 0; });
   });
   return any;
 }
@@ -474,7 +475,8 @@ Result<uint64_t> Tracker::pages(Gva start, uint64_t bytes, uint64_t* bitmap, uin
     uint64_t* pending = window.pending(bit);
     for_words(first, count, [&](uint64_t w, uint64_t mask) {
       for (uint64_t left = pending[w] & mask; left; left &= left - 1) {
-        const uint64_t at = base_bit + w * 64 + static_cast<unsigned>(std::countr_zero(left)) - first;
+        const uint64_t at =
+            base_bit + w * 64 + static_cast<unsigned>(std::countr_zero(left)) - first;
         bitmap[at / 64] |= 1ull << (at % 64);
         found++;
       }
@@ -513,7 +515,8 @@ Result<uint64_t> Tracker::snapshot(Gva start, uint64_t bytes, uint64_t* bitmap,
         scanned = block;
       }
       for (uint64_t left = (pending[w] | now[w % kBlockWords]) & mask; left; left &= left - 1) {
-        const uint64_t at = base_bit + w * 64 + static_cast<unsigned>(std::countr_zero(left)) - first;
+        const uint64_t at =
+            base_bit + w * 64 + static_cast<unsigned>(std::countr_zero(left)) - first;
         bitmap[at / 64] |= 1ull << (at % 64);
         found++;
       }
@@ -526,8 +529,7 @@ Result<uint64_t> Tracker::snapshot(Gva start, uint64_t bytes, uint64_t* bitmap,
 Result<void> Tracker::mark(Gva start, uint64_t bytes) {
   auto good = ready(state_);
   if (!good) return good;
-  if (!bytes || start.value >= kUserLimit || bytes > kUserLimit - start.value)
-    return Error{EINVAL};
+  if (!bytes || start.value >= kUserLimit || bytes > kUserLimit - start.value) return Error{EINVAL};
   return main_space().mark(start, bytes, kPteDirty);
 }
 

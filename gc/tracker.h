@@ -33,13 +33,12 @@
 // Tracker: they call no malloc().  The destructor may run anywhere.
 //
 // Errors are errno values:
-//   EPERM   the thread is not in Dune mode, or by another copy of libdune (dune-run); or the range is libdune's own memory
-//   EINVAL  empty, unaligned or non-canonical range
-//   ENOMEM  part of the range is not mapped; or no memory for bitmaps or page tables
-//   EEXIST  watch(): part of it is watched already, by this Tracker or another
-//   ENOENT  unwatch(), pages(): part of it is not watched by this Tracker
-//   EBUSY   create(): the process has an io_uring, whose writes cannot be followed
-//   EBADF   no Tracker: never created, or moved from
+//   EPERM   the thread is not in Dune mode, or by another copy of libdune (dune-run); or the range
+//   is libdune's own memory EINVAL  empty, unaligned or non-canonical range ENOMEM  part of the
+//   range is not mapped; or no memory for bitmaps or page tables EEXIST  watch(): part of it is
+//   watched already, by this Tracker or another ENOENT  unwatch(), pages(): part of it is not
+//   watched by this Tracker EBUSY   create(): the process has an io_uring, whose writes cannot be
+//   followed EBADF   no Tracker: never created, or moved from
 #ifndef DUNE_GC_TRACKER_H
 #define DUNE_GC_TRACKER_H
 
@@ -59,10 +58,10 @@ struct Span {
 };
 
 struct Harvest {
-  size_t count = 0;   // spans written to the buffer
-  uint64_t pages = 0; // 4 KiB pages in them
-  bool more = false;  // the buffer was too small: the next harvest() of the same bits goes on
-                      // there, and only then looks at page tables again
+  size_t count = 0;    // spans written to the buffer
+  uint64_t pages = 0;  // 4 KiB pages in them
+  bool more = false;   // the buffer was too small: the next harvest() of the same bits goes on
+                       // there, and only then looks at page tables again
 };
 
 // How fine writes are seen.  k2M keeps large leaves (fewer TLB misses): one write counts

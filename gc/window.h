@@ -20,12 +20,12 @@ constexpr unsigned kBlocks = kWindowSize / kBlockSize;
 constexpr unsigned kWords = kBlocks * kBlockWords;
 
 struct Window {
-  uint64_t base;               // of the addresses
-  uint64_t pages;              // watched
-  uint16_t in_block[kBlocks];  // of them, by 2 MiB
+  uint64_t base;                  // of the addresses
+  uint64_t pages;                 // watched
+  uint16_t in_block[kBlocks];     // of them, by 2 MiB
   uint64_t blocks[kBlocks / 64];  // where in_block is not 0
   uint64_t watched[kWords];
-  uint64_t dirty[kWords];      // found, not handed out yet
+  uint64_t dirty[kWords];  // found, not handed out yet
   uint64_t accessed[kWords];
 
   uint64_t* pending(uint64_t bit) { return bit == kPteDirty ? dirty : accessed; }

@@ -25,8 +25,7 @@ struct Address {
   constexpr Address() = default;
   constexpr explicit Address(uint64_t v) : value(v) {}
   // Pointers are virtual addresses.
-  explicit Address(const volatile void* p)
-    requires(!std::same_as<Space, GuestPhysical>)
+  explicit Address(const volatile void* p) requires(!std::same_as<Space, GuestPhysical>)
       : value(reinterpret_cast<uint64_t>(p)) {}
 
   constexpr auto operator<=>(const Address&) const = default;

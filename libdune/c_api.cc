@@ -63,9 +63,7 @@ void dune_die(void) {
 
 void dune_dump_trap_frame(struct dune_tf* tf) {
   auto row = [](const char* a, uint64_t va, const char* b, uint64_t vb, const char* c,
-                uint64_t vc) {
-    dune::Line(a).hex(va).text(b).hex(vb).text(c).hex(vc);
-  };
+                uint64_t vc) { dune::Line(a).hex(va).text(b).hex(vb).text(c).hex(vc); };
   row("rip ", tf->rip, "  rsp ", tf->rsp, "  rflags ", tf->rflags);
   row("cs  ", tf->cs, "  ss ", tf->ss, "  err ", tf->err);
   row("rax ", tf->rax, "  rbx ", tf->rbx, "  rcx ", tf->rcx);

@@ -70,7 +70,8 @@ int dune_elf_iter_ph(struct dune_elf* elf, dune_elf_phcb cb) {
 int dune_elf_iter_sh(struct dune_elf* elf, dune_elf_shcb cb) {
   if (!elf->shdr) return -EINVAL;
   for (int i = 0; i < elf->hdr.e_shnum; i++) {
-    const char* name = elf_strptr(static_cast<Elf*>(elf->priv), elf->hdr.e_shstrndx, elf->shdr[i].sh_name);
+    const char* name =
+        elf_strptr(static_cast<Elf*>(elf->priv), elf->hdr.e_shstrndx, elf->shdr[i].sh_name);
     if (int ret = cb(elf, name ? name : "", i, &elf->shdr[i])) return ret;
   }
   return 0;
@@ -80,8 +81,8 @@ int dune_elf_dump(struct dune_elf* elf) {
   dune_printf("entry 0x%lx, %d segments, %d sections\n", elf->hdr.e_entry, elf->hdr.e_phnum,
               elf->hdr.e_shnum);
   return dune_elf_iter_ph(elf, [](struct dune_elf*, Elf64_Phdr* p) {
-    dune_printf("type 0x%x flags %x va 0x%lx file 0x%lx + 0x%lx, memory 0x%lx\n", p->p_type, p->p_flags,
-                p->p_vaddr, p->p_offset, p->p_filesz, p->p_memsz);
+    dune_printf("type 0x%x flags %x va 0x%lx file 0x%lx + 0x%lx, memory 0x%lx\n", p->p_type,
+                p->p_flags, p->p_vaddr, p->p_offset, p->p_filesz, p->p_memsz);
     return 0;
   });
 }

@@ -70,14 +70,14 @@ void on_signal(int signum, siginfo_t*, void* context) {
     int index;
     size_t offset;
   } static const kMap[] = {
-      {REG_RDI, offsetof(dune_tf, rdi)}, {REG_RSI, offsetof(dune_tf, rsi)},
-      {REG_RDX, offsetof(dune_tf, rdx)}, {REG_RCX, offsetof(dune_tf, rcx)},
-      {REG_R8, offsetof(dune_tf, r8)},   {REG_R9, offsetof(dune_tf, r9)},
-      {REG_R10, offsetof(dune_tf, r10)}, {REG_R11, offsetof(dune_tf, r11)},
-      {REG_RBX, offsetof(dune_tf, rbx)}, {REG_RBP, offsetof(dune_tf, rbp)},
-      {REG_R12, offsetof(dune_tf, r12)}, {REG_R13, offsetof(dune_tf, r13)},
-      {REG_R14, offsetof(dune_tf, r14)}, {REG_R15, offsetof(dune_tf, r15)},
-      {REG_RAX, offsetof(dune_tf, rax)}, {REG_RIP, offsetof(dune_tf, rip)},
+      {REG_RDI, offsetof(dune_tf, rdi)},    {REG_RSI, offsetof(dune_tf, rsi)},
+      {REG_RDX, offsetof(dune_tf, rdx)},    {REG_RCX, offsetof(dune_tf, rcx)},
+      {REG_R8, offsetof(dune_tf, r8)},      {REG_R9, offsetof(dune_tf, r9)},
+      {REG_R10, offsetof(dune_tf, r10)},    {REG_R11, offsetof(dune_tf, r11)},
+      {REG_RBX, offsetof(dune_tf, rbx)},    {REG_RBP, offsetof(dune_tf, rbp)},
+      {REG_R12, offsetof(dune_tf, r12)},    {REG_R13, offsetof(dune_tf, r13)},
+      {REG_R14, offsetof(dune_tf, r14)},    {REG_R15, offsetof(dune_tf, r15)},
+      {REG_RAX, offsetof(dune_tf, rax)},    {REG_RIP, offsetof(dune_tf, rip)},
       {REG_EFL, offsetof(dune_tf, rflags)}, {REG_RSP, offsetof(dune_tf, rsp)},
   };
   for (const auto& m : kMap)
@@ -137,8 +137,8 @@ void dune_apic_send_ipi(uint8_t vector, uint32_t apic_id) {
 // ---- memory ----
 
 void* dune_mmap(void* addr, size_t length, int prot, int flags, int fd, off_t offset) {
-  long ret = dune::sys::call(__NR_mmap, dune::sys::arg(addr), static_cast<long>(length), prot, flags,
-                             fd, offset);
+  long ret = dune::sys::call(__NR_mmap, dune::sys::arg(addr), static_cast<long>(length), prot,
+                             flags, fd, offset);
   if (dune::sys::failed(ret)) {
     errno = static_cast<int>(-ret);
     return MAP_FAILED;

@@ -43,7 +43,8 @@ bool BorrowedSpace::find(const void* root, BorrowedSpace& out) {
     const Space& s = spaces[i];
     if (!s.used || s.dying) continue;
     const Gpa gpa = s.map.root();
-    if (gpa.value && (process.arena.entries(gpa) == root || gpa.value == reinterpret_cast<uint64_t>(root))) {
+    if (gpa.value &&
+        (process.arena.entries(gpa) == root || gpa.value == reinterpret_cast<uint64_t>(root))) {
       new (out.storage_) AddressSpace(SpaceAccess::handle(i, s.generation));
       return true;
     }
@@ -73,7 +74,8 @@ PageSize largest_of(int perm) {
 
 struct PageRange {
   PageRange(const void* va, size_t len)
-      : start(Gva(va).align_down(4096)), bytes(len ? ((Gva(va) + len + 4095).align_down(4096) - start) : 0) {}
+      : start(Gva(va).align_down(4096)),
+        bytes(len ? ((Gva(va) + len + 4095).align_down(4096) - start) : 0) {}
   Gva start;
   uint64_t bytes;
 };
@@ -108,8 +110,8 @@ int dune_vm_map_phys(ptent_t* root, void* va, size_t len, void* pa, int perm) {
     dune::Batch batch(space);
     auto cleared = space.reset(r.start, r.bytes, &batch);
     if (!cleared) return cleared;
-    return space.map_physical(r.start, Gpa(reinterpret_cast<uint64_t>(pa)).align_down(4096), r.bytes,
-                              dune::rights_of(perm), dune::largest_of(perm), &batch);
+    return space.map_physical(r.start, Gpa(reinterpret_cast<uint64_t>(pa)).align_down(4096),
+                              r.bytes, dune::rights_of(perm), dune::largest_of(perm), &batch);
   });
 }
 
@@ -207,7 +209,11 @@ void dune_vm_default_pgflt_handler(uintptr_t addr, uint64_t fec) {
   if (dune::BorrowedSpace::find(reinterpret_cast<void*>(root), space) &&
       space->copy_on_write(Gva(addr)))
     return;
-  dune::Line().text("page fault that is no copy-on-write: address ").hex(addr).text(", error ").hex(fec);
+  dune::Line()
+      .text("page fault that is no copy-on-write: address ")
+      .hex(addr)
+      .text(", error ")
+      .hex(fec);
   abort();
 }
 
@@ -256,6 +262,9 @@ struct page* dune_pa2page(physaddr_t pa) {
 }
 
 void dune_page_stats(void) {
-  dune::Line().text("pages in use: ").dec(process.pool.in_use()).text(", table pages: ").dec(
-      process.arena.pages_in_use());
+  dune::Line()
+      .text("pages in use: ")
+      .dec(process.pool.in_use())
+      .text(", table pages: ")
+      .dec(process.arena.pages_in_use());
 }

@@ -57,8 +57,8 @@ inline void fill_gdt(Gdt& gdt, const Tss& tss) {
   gdt.entry[DUNE_SEL_USER_DATA / 8] = kGdtData | kGdtRing3;
   gdt.entry[DUNE_SEL_USER_CODE / 8] = kGdtCode64 | kGdtRing3;
   // Present, busy 64-bit TSS.
-  gdt.tss[0] = (sizeof(Tss) - 1) | (base & 0xffffff) << 16 | 0x8bull << 40 |
-               (base >> 24 & 0xff) << 56;
+  gdt.tss[0] =
+      (sizeof(Tss) - 1) | (base & 0xffffff) << 16 | 0x8bull << 40 | (base >> 24 & 0xff) << 56;
   gdt.tss[1] = base >> 32;
 }
 
@@ -74,7 +74,8 @@ struct IdtGate {
 static_assert(sizeof(IdtGate) == 16);
 
 // An interrupt gate: RFLAGS.IF is clear until the frame is off the IST stack, which
-// the interrupt of another thread would use again.  Ring 3 may raise INT3 and INTO by an instruction, and nothing else.
+// the interrupt of another thread would use again.  Ring 3 may raise INT3 and INTO by an
+// instruction, and nothing else.
 inline IdtGate interrupt_gate(uint64_t handler, Ist ist, bool from_ring3) {
   return IdtGate{static_cast<uint16_t>(handler),
                  DUNE_SEL_KERNEL_CODE,

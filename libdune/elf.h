@@ -15,29 +15,29 @@ extern "C" {
 #endif
 
 struct dune_elf {
-	int fd;             /* -1: from memory */
-	unsigned char *mem; /* the file */
-	int len;
-	Elf64_Ehdr hdr;
-	Elf64_Phdr *phdr;
-	Elf64_Shdr *shdr;
-	char *shdrstr;
-	void *priv;         /* libelf's */
+  int fd;             /* -1: from memory */
+  unsigned char* mem; /* the file */
+  int len;
+  Elf64_Ehdr hdr;
+  Elf64_Phdr* phdr;
+  Elf64_Shdr* shdr;
+  char* shdrstr;
+  void* priv; /* libelf's */
 };
 
 /* A result other than 0 ends the iteration and is returned. */
-typedef int (*dune_elf_phcb)(struct dune_elf *elf, Elf64_Phdr *phdr);
-typedef int (*dune_elf_shcb)(struct dune_elf *elf, const char *name, int num, Elf64_Shdr *shdr);
+typedef int (*dune_elf_phcb)(struct dune_elf* elf, Elf64_Phdr* phdr);
+typedef int (*dune_elf_shcb)(struct dune_elf* elf, const char* name, int num, Elf64_Shdr* shdr);
 
 /* 0 or a negative errno; ENOEXEC: not an ELF64 file for x86-64. */
-int dune_elf_open(struct dune_elf *elf, const char *path);
-int dune_elf_open_mem(struct dune_elf *elf, void *mem, int len);
-int dune_elf_close(struct dune_elf *elf);
-int dune_elf_dump(struct dune_elf *elf);
-int dune_elf_iter_sh(struct dune_elf *elf, dune_elf_shcb cb);
-int dune_elf_iter_ph(struct dune_elf *elf, dune_elf_phcb cb);
+int dune_elf_open(struct dune_elf* elf, const char* path);
+int dune_elf_open_mem(struct dune_elf* elf, void* mem, int len);
+int dune_elf_close(struct dune_elf* elf);
+int dune_elf_dump(struct dune_elf* elf);
+int dune_elf_iter_sh(struct dune_elf* elf, dune_elf_shcb cb);
+int dune_elf_iter_ph(struct dune_elf* elf, dune_elf_phcb cb);
 /* Copies a segment's contents to p_vaddr + off, which has to be mapped, and clears the rest. */
-int dune_elf_load_ph(struct dune_elf *elf, Elf64_Phdr *phdr, long off); /* off_t */
+int dune_elf_load_ph(struct dune_elf* elf, Elf64_Phdr* phdr, long off); /* off_t */
 
 #ifdef __cplusplus
 }

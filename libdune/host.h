@@ -14,7 +14,7 @@ extern "C" {
 // Linux delivers a signal of the program here; `context` is what it goes back to.
 void dune_host_signal(int signal, KernelSigInfo* info, KernelContext* context);
 
-extern const char dune_host_restorer[];    // behind dune_host_signal
+extern const char dune_host_restorer[];      // behind dune_host_signal
 void dune_host_sigreturned(Thread* thread);  // where the program's rt_sigreturn goes on
 extern const char dune_host_resume[], dune_host_syscall[];
 

@@ -25,10 +25,8 @@ constexpr long kSignalFirst = 1;  // dune_host_clone(); no thread of ours has th
 // What the program asks for; vfork and fork are clones with fixed flags.
 uint64_t clone_flags(const dune_run& run) {
   switch (static_cast<uint32_t>(run.gpr[DUNE_RAX])) {
-    case __NR_fork:
-      return 0;
-    case __NR_vfork:
-      return CLONE_VM | CLONE_VFORK;
+    case __NR_fork: return 0;
+    case __NR_vfork: return CLONE_VM | CLONE_VFORK;
     case __NR_clone3:
       // struct clone_args starts with the flags; too short a struct is Linux's EINVAL.
       if (run.gpr[DUNE_RSI] < CLONE_ARGS_SIZE_VER0) return 0;
@@ -139,8 +137,8 @@ void host_exit_thread(Thread& thread) {
 
 // A new thread comes here from dune_host_clone, on its own host stack.  rsp is the stack
 // that the program gave it, or null: it goes on with the parent's (vfork).
-extern "C" [[gnu::visibility("hidden"), noreturn]] void dune_host_thread_main(
-    dune::Thread* thread, uint64_t rsp) {
+extern "C" [[gnu::visibility("hidden"), noreturn]] void dune_host_thread_main(dune::Thread* thread,
+                                                                              uint64_t rsp) {
   if (rsp) thread->native_frame()->rsp = rsp;
   dune::start(*thread, thread->create_vcpu());
 }

@@ -41,8 +41,8 @@ Kind kind_of_elf(const char* bytes, size_t n) {
   const auto* header = reinterpret_cast<const Elf64_Ehdr*>(bytes);
   if (n < sizeof(*header) || header->e_ident[EI_CLASS] != ELFCLASS64 ||
       header->e_machine != EM_X86_64 || header->e_phentsize != sizeof(Elf64_Phdr) ||
-      (header->e_type != ET_EXEC && header->e_type != ET_DYN) ||
-      header->e_phoff > n || header->e_phnum > (n - header->e_phoff) / sizeof(Elf64_Phdr))
+      (header->e_type != ET_EXEC && header->e_type != ET_DYN) || header->e_phoff > n ||
+      header->e_phnum > (n - header->e_phoff) / sizeof(Elf64_Phdr))
     return Kind::kOther;
   const auto* segment = reinterpret_cast<const Elf64_Phdr*>(bytes + header->e_phoff);
   for (int i = 0; i < header->e_phnum; i++)
@@ -179,7 +179,8 @@ long exec_dynamic(Thread& thread, long nr, const long (&args)[5], const char* co
   const bool users = preload && *preload;
   block.add(block.text("LD_PRELOAD=", follow.preload, users ? ":" : "", users ? preload : ""));
   block.add(block.text("DUNE_RUN_FOLLOW=", follow.loader));
-  block.add(process.vcpu_flags & DUNE_VCPU_FAST ? "DUNE_RUN_FORWARD=fast" : "DUNE_RUN_FORWARD=plain");
+  block.add(process.vcpu_flags & DUNE_VCPU_FAST ? "DUNE_RUN_FORWARD=fast"
+                                                : "DUNE_RUN_FORWARD=plain");
   block.add(nullptr);
   long changed[5] = {args[0], args[1], args[2], args[3], args[4]};
   changed[envp_index] = sys::arg(environment);

@@ -89,8 +89,10 @@ dune_tf* run_failed(Thread& thread, int err) {
     if (thread.entered_by_call)
       tf->rax = static_cast<uint64_t>(-static_cast<long>(err));
     else
-      Line().text("cannot enter Dune mode (error ").dec(static_cast<uint64_t>(err)).text(
-          "); going on without");
+      Line()
+          .text("cannot enter Dune mode (error ")
+          .dec(static_cast<uint64_t>(err))
+          .text("); going on without");
     return tf;
   }
   Line()
@@ -196,8 +198,7 @@ dune_tf* hypercall_exit(Thread& thread) {
       leave_dune_mode(thread);
       thread.run->gpr[DUNE_RAX] = 0;
       return thread.frame_from_run();
-    case kHcLeaveAtFrame:
-      return leave_at_frame(thread);
+    case kHcLeaveAtFrame: return leave_at_frame(thread);
     case kHcSignal:  // whoever called us delivers it
       thread.run->gpr[DUNE_RAX] = 0;
       return nullptr;
@@ -227,14 +228,9 @@ dune_tf* special_call(Thread& thread, uint32_t nr) {
     case __NR_clone:
     case __NR_clone3:
     case __NR_fork:
-    case __NR_vfork:
-      return host_clone(thread);
-    case __NR_exit:
-      host_exit_thread(thread);
-      return nullptr;
-    case __NR_rt_sigreturn:
-      host_sigreturn(thread);
-      return nullptr;
+    case __NR_vfork: return host_clone(thread);
+    case __NR_exit: host_exit_thread(thread); return nullptr;
+    case __NR_rt_sigreturn: host_sigreturn(thread); return nullptr;
     case __NR_rt_sigaction:
       run.gpr[DUNE_RAX] = static_cast<uint64_t>(host_sigaction(thread));
       return nullptr;
@@ -242,9 +238,7 @@ dune_tf* special_call(Thread& thread, uint32_t nr) {
     case __NR_execveat:
       run.gpr[DUNE_RAX] = static_cast<uint64_t>(host_exec(thread));
       return nullptr;
-    case __NR_close:
-      run.gpr[DUNE_RAX] = static_cast<uint64_t>(host_close(thread));
-      return nullptr;
+    case __NR_close: run.gpr[DUNE_RAX] = static_cast<uint64_t>(host_close(thread)); return nullptr;
     case __NR_dup2:
     case __NR_dup3:
       run.gpr[DUNE_RAX] = static_cast<uint64_t>(host_dup_onto(thread));
@@ -285,12 +279,9 @@ extern "C" [[gnu::visibility("hidden")]] dune_tf* dune_host_exit(dune::Thread* t
   if (reason < 0) return dune::run_failed(*thread, static_cast<int>(-reason));
   thread->retries = 0;
   switch (reason) {
-    case DUNE_EXIT_HOSTCALL:
-      return dune::host_call(*thread);
-    case DUNE_EXIT_HYPERCALL:
-      return dune::hypercall_exit(*thread);
-    case DUNE_EXIT_FAULT:
-      return dune::refused_access(*thread);
+    case DUNE_EXIT_HOSTCALL: return dune::host_call(*thread);
+    case DUNE_EXIT_HYPERCALL: return dune::hypercall_exit(*thread);
+    case DUNE_EXIT_FAULT: return dune::refused_access(*thread);
   }
   dune::fatal_exit(*thread->run);
 }

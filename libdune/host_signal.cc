@@ -203,8 +203,7 @@ Where find_program(Thread& thread, KernelRegisters& r) {
   if (within(rip, dune_host_called, dune_host_other)) return after_call(thread, r);
   if (within(rip, dune_host_tracked, dune_host_tracked_called))
     return before_call(thread, r, rip == reinterpret_cast<uint64_t>(dune_host_tracked_syscall));
-  if (within(rip, dune_host_tracked_called, dune_host_tracked_stored))
-    return after_call(thread, r);
+  if (within(rip, dune_host_tracked_called, dune_host_tracked_stored)) return after_call(thread, r);
   if (within(rip, dune_host_tracked_stored, dune_host_tracked_over)) return Where::kLater;
   if (within(rip, dune_host_exited, dune_host_tracked) && r.rax == TRACKED_CALL)
     return before_call(thread, r, false);
@@ -233,16 +232,10 @@ uint64_t mask_in_force(const Thread& thread, const KernelContext& native) {
       static_cast<long>(r.rax) != -EINTR)
     return native.mask;
   switch (gpr[DUNE_RAX]) {
-    case __NR_rt_sigsuspend:
-      at = gpr[DUNE_RDI];
-      break;
-    case __NR_ppoll:
-      at = gpr[DUNE_R10];
-      break;
+    case __NR_rt_sigsuspend: at = gpr[DUNE_RDI]; break;
+    case __NR_ppoll: at = gpr[DUNE_R10]; break;
     case __NR_epoll_pwait:
-    case __NR_epoll_pwait2:
-      at = gpr[DUNE_R8];
-      break;
+    case __NR_epoll_pwait2: at = gpr[DUNE_R8]; break;
     case __NR_pselect6:
     case __NR_io_pgetevents:  // a pair: address and size
       if (!gpr[DUNE_R9] || !readable(gpr[DUNE_R9], 8)) return native.mask;
@@ -322,8 +315,12 @@ bool is_our_own_fault(const KernelSigInfo& info) {
 }
 
 [[noreturn]] void own_fault(const KernelSigInfo& info, const KernelRegisters& r) {
-  Line().text("the host side faults at rip ").hex(r.rip).text(", address ").hex(r.cr2).text(
-      "; the process cannot continue");
+  Line()
+      .text("the host side faults at rip ")
+      .hex(r.rip)
+      .text(", address ")
+      .hex(r.cr2)
+      .text("; the process cannot continue");
   end_process(info.signal);
 }
 
@@ -350,8 +347,8 @@ extern "C" [[gnu::visibility("hidden")]] void dune_host_signal(int, KernelSigInf
   if (info->signal == SIGSYS && info->code > 0) info->fields[0] = r.rip;
   const uint64_t live_mask =
       thread->mode == kModeHost ? mask_in_force(*thread, *native) : native->mask;
-  const uint64_t mask = build_signal_frame(*thread, *info, *native, live_mask,
-                                           native->registers.fpstate, r);
+  const uint64_t mask =
+      build_signal_frame(*thread, *info, *native, live_mask, native->registers.fpstate, r);
   if (where == Where::kNative) {
     thread->mode = kModeNative;
     return go_native(r, mask, *native);

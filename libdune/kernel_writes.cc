@@ -16,17 +16,17 @@ namespace {
 
 enum How : uint8_t {
   kNothing,
-  kFixed,    // `size` bytes
-  kBytes,    // as many as argument `by` says
-  kReadBytes, // the same, and the result says how many it was
-  kArray,    // `size` times argument `by`
-  kRest,     // what argument `by` says, rounded up to pages
-  kVector,   // an array of `by` iovecs; the result says nothing about each
-  kMessage,  // a msghdr
-  kMessages, // an array of `by` mmsghdrs
-  kLength,   // as many bytes as the 32-bit word at argument `by` says; the word too
-  kControl,  // an ioctl: what the command in argument `by` says
-  kSelect,   // an fd_set of as many bits as argument `by` says
+  kFixed,      // `size` bytes
+  kBytes,      // as many as argument `by` says
+  kReadBytes,  // the same, and the result says how many it was
+  kArray,      // `size` times argument `by`
+  kRest,       // what argument `by` says, rounded up to pages
+  kVector,     // an array of `by` iovecs; the result says nothing about each
+  kMessage,    // a msghdr
+  kMessages,   // an array of `by` mmsghdrs
+  kLength,     // as many bytes as the 32-bit word at argument `by` says; the word too
+  kControl,    // an ioctl: what the command in argument `by` says
+  kSelect,     // an fd_set of as many bits as argument `by` says
 };
 
 struct Write {
@@ -79,10 +79,8 @@ constexpr Call kCalls[] = {
     // waiting
     {__NR_poll, {{0, kArray, 1, 8}}},
     {__NR_ppoll, {{0, kArray, 1, 8}, {2, kFixed, 0, kTimespec}}},
-    {__NR_select,
-     {{1, kSelect, 0}, {2, kSelect, 0}, {3, kSelect, 0}, {4, kFixed, 0, kTimespec}}},
-    {__NR_pselect6,
-     {{1, kSelect, 0}, {2, kSelect, 0}, {3, kSelect, 0}, {4, kFixed, 0, kTimespec}}},
+    {__NR_select, {{1, kSelect, 0}, {2, kSelect, 0}, {3, kSelect, 0}, {4, kFixed, 0, kTimespec}}},
+    {__NR_pselect6, {{1, kSelect, 0}, {2, kSelect, 0}, {3, kSelect, 0}, {4, kFixed, 0, kTimespec}}},
     {__NR_epoll_wait, {{1, kArray, 2, 12}}},
     {__NR_epoll_pwait, {{1, kArray, 2, 12}}},
     {__NR_epoll_pwait2, {{1, kArray, 2, 12}}},

@@ -31,24 +31,24 @@ typedef uint64_t ptent_t;
 #define PTE_USR2 (1ULL << 53)
 #define PTE_USR3 (1ULL << 54)
 #define PTE_NX (1ULL << 63)
-#define PTE_ADDR(pte) ((physaddr_t)(pte) & 0x000ffffffffff000ULL)
+#define PTE_ADDR(pte) ((physaddr_t)(pte)&0x000ffffffffff000ULL)
 #define PTE_FLAGS(pte) ((ptent_t)(pte) & ~0x000ffffffffff000ULL)
 #define PTE_DEF_FLAGS (PTE_P | PTE_W | PTE_U)
 
 #define PGSHIFT 12
 #define PGSIZE (1UL << PGSHIFT)
 #define PGMASK (PGSIZE - 1)
-#define PGOFF(la) ((uintptr_t)(la) & PGMASK)
+#define PGOFF(la) ((uintptr_t)(la)&PGMASK)
 #define PGADDR(la) ((uintptr_t)(la) & ~PGMASK)
 #define BIG_PGSHIFT 21
 #define BIG_PGSIZE (1UL << BIG_PGSHIFT)
 #define BIG_PGMASK (BIG_PGSIZE - 1)
-#define BIG_PGOFF(la) ((uintptr_t)(la) & BIG_PGMASK)
+#define BIG_PGOFF(la) ((uintptr_t)(la)&BIG_PGMASK)
 #define BIG_PGADDR(la) ((uintptr_t)(la) & ~BIG_PGMASK)
 #define BIG_1GB_PGSHIFT 30
 #define BIG_1GB_PGSIZE (1UL << BIG_1GB_PGSHIFT)
 #define BIG_1GB_PGMASK (BIG_1GB_PGSIZE - 1)
-#define BIG_1GB_PGOFF(la) ((uintptr_t)(la) & BIG_1GB_PGMASK)
+#define BIG_1GB_PGOFF(la) ((uintptr_t)(la)&BIG_1GB_PGMASK)
 #define BIG_1GB_PGADDR(la) ((uintptr_t)(la) & ~BIG_1GB_PGMASK)
 #define PGADDR_UP(la) (((uintptr_t)(la) + PGMASK) & ~PGMASK)
 #define PPN(pa) ((uintptr_t)(pa) >> PGSHIFT)
@@ -134,9 +134,9 @@ typedef uint64_t ptent_t;
 #define SEG_L (1ULL << 53)
 #define SEG_DB (1ULL << 54)
 #define SEG_G (1ULL << 55)
-#define SEG_BASELO(x) (((uint64_t)(x) & 0xffffff) << 16)
+#define SEG_BASELO(x) (((uint64_t)(x)&0xffffff) << 16)
 #define SEG_BASEHI(x) ((((uint64_t)(x) >> 24) & 0xff) << 56)
-#define SEG_LIM(x) (((uint64_t)(x) & 0xffff) | ((((uint64_t)(x) >> 16) & 0xf) << 48))
+#define SEG_LIM(x) (((uint64_t)(x)&0xffff) | ((((uint64_t)(x) >> 16) & 0xf) << 48))
 #define SEG_TSSA (9ULL << 40)
 
 #define EFER_SCE 0x001

@@ -33,7 +33,7 @@
 #define CREATE_BIG 2
 #define CREATE_BIG_1GB 3
 
-#define VA_START ((void *)0)
-#define VA_END ((void *)0x7ffffffff000)
+#define VA_START ((void*)0)
+#define VA_END ((void*)0x7ffffffff000)
 
 #endif

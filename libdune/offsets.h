@@ -85,9 +85,9 @@
 #define FRAME_SS (FRAME_TF + 160)
 #define FRAME_RFLAGS (FRAME_TF + 144)
 #define RFLAGS_IF 0x200
-#define RFLAGS_RING3 0x250dd5 /* CF PF AF ZF SF TF DF OF RF AC ID */
+#define RFLAGS_RING3 0x250dd5  /* CF PF AF ZF SF TF DF OF RF AC ID */
 #define RFLAGS_RING3_SET 0x202 /* IF and the fixed bit; IOPL, NT, VM are 0 */
-#define VECTOR_SYSCALL 256 /* in TrapFrame::vector: the `syscall` of ring 3 */
+#define VECTOR_SYSCALL 256     /* in TrapFrame::vector: the `syscall` of ring 3 */
 
 /* What trap code asks the host side (enum Hypercall): RCX of the vmcall. */
 #define HC_SIGNAL 0xd0e0000000000102
@@ -95,7 +95,7 @@
 #define HC_NOTICE 0xd0e0000000000104
 
 /* ioctl DUNE_RUN, system call numbers, errno */
-#define NR_LSEEK 8	/* runs the guest, as DUNE_RUN (kern/dune.h) */
+#define NR_LSEEK 8 /* runs the guest, as DUNE_RUN (kern/dune.h) */
 #define NR_CLOSE 3
 #define NR_MUNMAP 11
 #define NR_EXIT 60

@@ -46,8 +46,8 @@ uint64_t flags_of(uint64_t e) {
 }
 
 Mapping mapping_of(uint64_t va, uint64_t e, int level) {
-  return Mapping{Gva(va & ~(size_of(level) - 1)), address(e, level),
-                 static_cast<PageSize>(level), flags_of(e)};
+  return Mapping{Gva(va & ~(size_of(level) - 1)), address(e, level), static_cast<PageSize>(level),
+                 flags_of(e)};
 }
 
 // Whether a TLB may hold something of `old` that `now` does not give.
@@ -281,8 +281,7 @@ Result<void> PageMap::protect(Gva gva, uint64_t bytes, uint64_t flags, Stale& st
   return change(gva, bytes, flags & kPteChoice, ~flags & kPteChoice, stale);
 }
 
-Result<void> PageMap::change(Gva gva, uint64_t bytes, uint64_t set, uint64_t clear,
-                             Stale& stale) {
+Result<void> PageMap::change(Gva gva, uint64_t bytes, uint64_t set, uint64_t clear, Stale& stale) {
   auto good = check(gva, bytes);
   if (!good) return good;
   const uint64_t end = gva.value + bytes;
@@ -334,8 +333,8 @@ Result<void> PageMap::fill(Gva gva) {
     e = load(find(gva.value, &level));
   }
   const uint64_t base = gva.value & ~(size_of(level) - 1);
-  const uint64_t leaf = (gib->value & ~(size_of(3) - 1)) | (base & (size_of(3) - 1)) |
-                        kPteDefault | (level > 1 ? uint64_t{kPteLarge} : 0);
+  const uint64_t leaf = (gib->value & ~(size_of(3) - 1)) | (base & (size_of(3) - 1)) | kPteDefault |
+                        (level > 1 ? uint64_t{kPteLarge} : 0);
   uint64_t nothing = 0;
   uint64_t* entry = find(gva.value, &level);
   if (swap(entry, nothing, leaf) || (nothing & kPtePresent)) return {};
@@ -393,8 +392,7 @@ Result<void> PageMap::merge(Gva gva, PageSize size, Stale& stale) {
   constexpr uint64_t kOwn = kPteAccessed | kPteDirty;
   const int level = level_of(size);
 
-  if (level < 2 || size > largest_ || (gva.value & (size_of(level) - 1)))
-    return Error{EINVAL};
+  if (level < 2 || size > largest_ || (gva.value & (size_of(level) - 1))) return Error{EINVAL};
   auto good = check(gva, size_of(level));
   if (!good) return good;
   uint64_t* entry = entry_if_any(gva, size);
@@ -461,8 +459,7 @@ bool PageMap::replace(const Mapping& m, Gpa gpa, uint64_t flags, Stale& stale) {
   uint64_t old = load(entry);
   const uint64_t now = make_leaf(gpa, level, flags & (kPteChoice | kOwn));
   do {
-    if (!is_leaf(old, level) || address(old, level) != m.gpa ||
-        ((flags_of(old) ^ m.flags) & ~kOwn))
+    if (!is_leaf(old, level) || address(old, level) != m.gpa || ((flags_of(old) ^ m.flags) & ~kOwn))
       return false;
   } while (!swap(entry, old, now));
   if (takes_away(old, now)) stale.add(m.gva.value, size_of(level));

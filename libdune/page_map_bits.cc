@@ -58,8 +58,10 @@ void PageMap::take_pages(Gva start, uint64_t blocks, uint64_t bits, bool clear,
         const uint64_t word = take_word(entries + w * 64, bits, clear, mask[w]);
         if (!word) continue;
         if (clear) {
-          const uint64_t first = at.value + (w * 64u + static_cast<unsigned>(__builtin_ctzll(word))) * kPage;
-          const uint64_t last = at.value + (w * 64u + 63u - static_cast<unsigned>(__builtin_clzll(word))) * kPage;
+          const uint64_t first =
+              at.value + (w * 64u + static_cast<unsigned>(__builtin_ctzll(word))) * kPage;
+          const uint64_t last =
+              at.value + (w * 64u + 63u - static_cast<unsigned>(__builtin_clzll(word))) * kPage;
           stale.add(first, last - first + kPage);
         }
         found[w] |= word;

@@ -145,7 +145,7 @@ Result<void> PageTable::map(Gva gva, Gpa gpa, PageSize size, uint64_t flags) {
     if (!next) return next.error();
     table = *next;
   }
-  uint64_t leaf = gpa.value | (flags & kPteFlagMask) | kPtePresent ;
+  uint64_t leaf = gpa.value | (flags & kPteFlagMask) | kPtePresent;
   if (level > 1) leaf |= kPteLarge;
   uint64_t* at = entry(gva, level, table);
   uint64_t old = load(at);

@@ -47,8 +47,9 @@ bool ask_pkru() {
 
 bool missing(int err) { return err == ENOENT || err == ENXIO || err == ENODEV; }
 
-constexpr Error kNoVmx = {ENODEV, "this CPU shows no VT-x: enable it in the firmware, or nested "
-                                  "virtualization in the hypervisor"};
+constexpr Error kNoVmx = {ENODEV,
+                          "this CPU shows no VT-x: enable it in the firmware, or nested "
+                          "virtualization in the hypervisor"};
 
 Error dune_device_error(int err) {
   if (missing(err)) {
@@ -109,8 +110,8 @@ void fill_idt() {
   constexpr uint64_t kStubBytes = 32;
 
   for (int v = 0; v < DUNE_IDT_ENTRIES; v++)
-    idt[v] = interrupt_gate(reinterpret_cast<uint64_t>(dune_guest_vectors) + v * kStubBytes, ist_of(v),
-                            v == T_BRKPT || v == T_OFLOW);
+    idt[v] = interrupt_gate(reinterpret_cast<uint64_t>(dune_guest_vectors) + v * kStubBytes,
+                            ist_of(v), v == T_BRKPT || v == T_OFLOW);
 }
 
 }  // namespace
@@ -130,8 +131,9 @@ Result<Devices> open_devices() {
   long ret = sys::ioctl(devices.dune, DUNE_GET_INFO, &devices.info);
   if (ret || devices.info.version != DUNE_API_VERSION) {
     close_devices(devices);
-    return Error{EPROTO, "dune.ko and this library are of different versions: load the module "
-                         "that belongs to it"};
+    return Error{EPROTO,
+                 "dune.ko and this library are of different versions: load the module "
+                 "that belongs to it"};
   }
   return devices;
 }

@@ -62,7 +62,9 @@ inline bool disable_interrupts() {
   constexpr uint64_t kInterruptFlag = 1 << 9;
   uint64_t flags;
   asm volatile("lea -128(%%rsp), %%rsp; pushfq; cli; popq %0; lea 128(%%rsp), %%rsp"
-               : "=r"(flags) : : "memory");
+               : "=r"(flags)
+               :
+               : "memory");
   return flags & kInterruptFlag;
 }
 inline void enable_interrupts() { asm volatile("sti" : : : "memory"); }

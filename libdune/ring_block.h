@@ -25,12 +25,12 @@ namespace dune {
 
 struct RingBlock {
   Thread* thread;
-  uint64_t user_rsp;   // for a few instructions of the entry
-  uint64_t entry_sp;   // where ring 0's stack starts when ring 3 comes in
-  uint64_t context;    // where enter_ring3() saved its registers, or 0
-  uint64_t ring0_fs;   // while in ring 3
+  uint64_t user_rsp;  // for a few instructions of the entry
+  uint64_t entry_sp;  // where ring 0's stack starts when ring 3 comes in
+  uint64_t context;   // where enter_ring3() saved its registers, or 0
+  uint64_t ring0_fs;  // while in ring 3
   uint64_t ring0_gs;
-  uint64_t user_fs;    // while in ring 0
+  uint64_t user_fs;  // while in ring 0
   uint64_t user_gs;
   const Ring3Client* client;  // of `context`, or null: the process's handlers
   Ring3Call* call;            // of `context`, when call_ring3() made it
@@ -83,8 +83,7 @@ extern const char dune_ring3_enter_checked[] [[gnu::visibility("hidden")]];
 extern const char dune_ring3_call_check[] [[gnu::visibility("hidden")]];
 extern const char dune_ring3_call_checked[] [[gnu::visibility("hidden")]];
 // Comes back from the dune_ring3_enter() that block->context belongs to.
-[[noreturn, gnu::visibility("hidden")]] void dune_ring3_leave(long value,
-                                                              dune::RingBlock* block);
+[[noreturn, gnu::visibility("hidden")]] void dune_ring3_leave(long value, dune::RingBlock* block);
 }
 
 #endif

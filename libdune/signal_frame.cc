@@ -57,9 +57,8 @@ Place find_place(const Thread& thread, uint64_t sp, bool wants_alternate, size_t
 
 }  // namespace
 
-uint64_t build_signal_frame(Thread& thread, const KernelSigInfo& info,
-                            const KernelContext& context, uint64_t live_mask, uint64_t fpstate,
-                            KernelRegisters& at) {
+uint64_t build_signal_frame(Thread& thread, const KernelSigInfo& info, const KernelContext& context,
+                            uint64_t live_mask, uint64_t fpstate, KernelRegisters& at) {
   const KernelAction action = thread.signals->get(info.signal);
   const size_t fp_size = fp_bytes(fpstate);
   Place place;

@@ -93,9 +93,8 @@ void host_sigreturn(Thread& thread);
 // interrupted, and becomes the start of its handler.  context.mask: what rt_sigreturn
 // goes back to.  live_mask: in force now.  Returns the mask for the handler.
 // Ends the process if no frame can be built, as Linux does.
-uint64_t build_signal_frame(Thread& thread, const KernelSigInfo& info,
-                            const KernelContext& context, uint64_t live_mask, uint64_t fpstate,
-                            KernelRegisters& at);
+uint64_t build_signal_frame(Thread& thread, const KernelSigInfo& info, const KernelContext& context,
+                            uint64_t live_mask, uint64_t fpstate, KernelRegisters& at);
 
 // Whether Linux lets us touch [p, p + bytes); grows a stack.  Raises no signal.
 bool readable(uint64_t p, size_t bytes);

@@ -37,7 +37,8 @@ Result<Gpa> SlotMap::gpa(uint64_t va) {
   if (!slot) {
     long gpa = ask(va & ~(kGib - 1));
     if (gpa == -ENOSPC) return Error{ENOSPC, "out of guest-physical slots"};
-    if (sys::failed(gpa)) return Error{static_cast<int>(-gpa), "cannot assign a guest-physical slot"};
+    if (sys::failed(gpa))
+      return Error{static_cast<int>(-gpa), "cannot assign a guest-physical slot"};
     slot = static_cast<uint32_t>(gpa >> kShift) + 1;
     __atomic_store_n(&to_va_[slot - 1], static_cast<uint32_t>(va >> kShift) + 1, __ATOMIC_RELEASE);
     __atomic_store_n(known, slot, __ATOMIC_RELEASE);

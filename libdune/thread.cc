@@ -151,9 +151,7 @@ uint64_t Thread::handler_stack_low() const {
   return reinterpret_cast<uint64_t>(this) - kThreadAt + kHandlerStackAt;
 }
 
-uint64_t Thread::handler_stack_high() const {
-  return handler_stack_low() + kHandlerStackBytes;
-}
+uint64_t Thread::handler_stack_high() const { return handler_stack_low() + kHandlerStackBytes; }
 
 Result<void> Thread::create_vcpu() {
   auto mapped = process.map_native(mapping(), kMappingBytes);

@@ -86,8 +86,8 @@ struct WriteRange {
 struct KernelWrites {
   static constexpr uint32_t kRanges = 12;
 
-  uint32_t count;        // 0: no call in flight
-  bool result_bytes;     // the result says how much of ranges[0] was written
+  uint32_t count;     // 0: no call in flight
+  bool result_bytes;  // the result says how much of ranges[0] was written
   WriteRange ranges[kRanges];
 
   // Too many ranges become one that covers several.
@@ -102,20 +102,20 @@ struct alignas(16) Thread {
   Mode leaving;       // what dune_host_native() makes of it
   uint32_t has_kept;  // a signal waits in `kept`, and all are blocked
   KernelStack native_stack;
-  bool entered_by_call;     // dune_enter_guest() waits for a result in rax
-  bool parent_frees;        // a vfork child: its parent frees this block
-  uint32_t retries;         // DUNE_RUN failed for lack of memory, in a row
-  uint64_t probed_va;       // the last refused address that was probed,
-  uint64_t probed_rip;      // from there,
-  uint32_t probes;          // so many times
-  uint32_t active_space;    // index in dune::spaces
-  Thread* next;             // in process.threads
+  bool entered_by_call;   // dune_enter_guest() waits for a result in rax
+  bool parent_frees;      // a vfork child: its parent frees this block
+  uint32_t retries;       // DUNE_RUN failed for lack of memory, in a row
+  uint64_t probed_va;     // the last refused address that was probed,
+  uint64_t probed_rip;    // from there,
+  uint32_t probes;        // so many times
+  uint32_t active_space;  // index in dune::spaces
+  Thread* next;           // in process.threads
   Gdt gdt;
   Tss tss;
   KernelWrites writes;  // of the system call in flight
 
-  SignalTable* signals;     // the process's, or
-  SignalTable own_signals;  // of one that shares memory but not handlers (vfork)
+  SignalTable* signals;      // the process's, or
+  SignalTable own_signals;   // of one that shares memory but not handlers (vfork)
   AlternateStack alternate;  // the program's
   KeptSignal kept;
   KernelRegisters sigreturn;  // where the program's rt_sigreturn goes
@@ -136,9 +136,13 @@ struct alignas(16) Thread {
   void close_vcpu();
 
   // By space: the Space::tlb_gen whose changes this VCPU's TLB has seen.
-  uint64_t* seen() { return reinterpret_cast<uint64_t*>(reinterpret_cast<char*>(this) + 2 * kPageBytes); }
+  uint64_t* seen() {
+    return reinterpret_cast<uint64_t*>(reinterpret_cast<char*>(this) + 2 * kPageBytes);
+  }
   // What guest_entry.S finds by KERNEL_GS_BASE.
-  struct RingBlock& ring_block() { return *reinterpret_cast<RingBlock*>(reinterpret_cast<char*>(this) + kPageBytes); }
+  struct RingBlock& ring_block() {
+    return *reinterpret_cast<RingBlock*>(reinterpret_cast<char*>(this) + kPageBytes);
+  }
 
   void* mapping();
   size_t mapping_bytes() const;
@@ -177,7 +181,7 @@ extern "C" {
 [[gnu::visibility("hidden")]] long dune_host_clone(dune::Thread* thread, dune::Thread* child);
 // Unmaps the stack it runs on and ends the thread.
 [[noreturn, gnu::visibility("hidden")]] void dune_host_exit_thread(void* mapping, size_t bytes,
-                                                                  long status);
+                                                                   long status);
 
 // Whether CR4.PKE is set: RDPKRU and WRPKRU exist.
 extern uint8_t dune_has_pkru [[gnu::visibility("hidden")]];

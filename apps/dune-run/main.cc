@@ -62,14 +62,11 @@ struct Arguments {
 
 // Ends the process on --help, --version and wrong usage.
 Arguments parse(int argc, char** argv) {
-  static const option options[] = {{"stats", no_argument, nullptr, 's'},
-                                   {"plain", no_argument, nullptr, 'p'},
-                                   {"fast", no_argument, nullptr, 'f'},
-                                   {"follow-exec", no_argument, nullptr, 'e'},
-                                   {"argv0", required_argument, nullptr, '0'},
-                                   {"help", no_argument, nullptr, 'h'},
-                                   {"version", no_argument, nullptr, 'v'},
-                                   {}};
+  static const option options[] = {
+      {"stats", no_argument, nullptr, 's'},       {"plain", no_argument, nullptr, 'p'},
+      {"fast", no_argument, nullptr, 'f'},        {"follow-exec", no_argument, nullptr, 'e'},
+      {"argv0", required_argument, nullptr, '0'}, {"help", no_argument, nullptr, 'h'},
+      {"version", no_argument, nullptr, 'v'},     {}};
   Arguments arguments;
 
   // "+": options behind PROGRAM are PROGRAM's.
@@ -82,9 +79,7 @@ Arguments parse(int argc, char** argv) {
       case '0': arguments.argv0 = optarg; break;
       case 'h': fputs(kHelp, stdout); exit(0);
       case 'v': printf("dune-run %s\n", kVersion); exit(0);
-      default:
-        fputs("Try 'dune-run --help'.\n", stderr);
-        exit(kExitCannotEnter);
+      default: fputs("Try 'dune-run --help'.\n", stderr); exit(kExitCannotEnter);
     }
   }
   if (optind == argc) {
@@ -139,8 +134,8 @@ void set_environment(const std::string& library, const Arguments& arguments, int
     dune::Options options;
     if (arguments.follow) options.follow_exec = &follow;
     if (arguments.forward)
-      options.forward = strcmp(arguments.forward, "plain") == 0 ? dune::Forward::kPlain
-                                                                : dune::Forward::kFast;
+      options.forward =
+          strcmp(arguments.forward, "plain") == 0 ? dune::Forward::kPlain : dune::Forward::kFast;
     if (program.interpreter.empty())
       run_static(program.path, arguments.command, options, stats_socket);
     // As Linux runs a script: interpreter, its argument, the script, the rest.
@@ -188,8 +183,7 @@ void set_environment(const std::string& library, const Arguments& arguments, int
   int status = 0;
   while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
-  if (vm >= 0)
-    print_stats(vm);
+  if (vm >= 0) print_stats(vm);
   end_as(status);
 }
 

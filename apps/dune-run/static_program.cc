@@ -57,7 +57,8 @@ class Loader {
       fail(path_, "is not a program that can be loaded");
     segments_.resize(header_.e_phnum);
     const auto size = static_cast<ssize_t>(segments_.size() * sizeof(Elf64_Phdr));
-    if (pread(fd_, segments_.data(), static_cast<size_t>(size), static_cast<off_t>(header_.e_phoff)) != size)
+    if (pread(fd_, segments_.data(), static_cast<size_t>(size),
+              static_cast<off_t>(header_.e_phoff)) != size)
       fail(path_, "its program headers cannot be read");
     reserve();
     Image image;
@@ -84,9 +85,9 @@ class Loader {
     if (low >= high) fail(path_, "has nothing to load");
     const bool fixed = header_.e_type == ET_EXEC;
     void* want = fixed ? reinterpret_cast<void*>(low) : nullptr;
-    void* got = mmap(want, high - low, PROT_NONE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (fixed ? MAP_FIXED_NOREPLACE : 0),
-                     -1, 0);
+    void* got = mmap(
+        want, high - low, PROT_NONE,
+        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (fixed ? MAP_FIXED_NOREPLACE : 0), -1, 0);
     if (got == MAP_FAILED) fail(path_, "no room at its addresses", errno);
     bias_ = reinterpret_cast<uint64_t>(got) - low;
   }
@@ -100,16 +101,16 @@ class Loader {
 
     if (segment.p_filesz) {
       if (mmap(reinterpret_cast<void*>(page_down(start)), file_end - page_down(start), rights,
-               MAP_PRIVATE | MAP_FIXED, fd_, static_cast<off_t>(page_down(segment.p_offset))) == MAP_FAILED)
+               MAP_PRIVATE | MAP_FIXED, fd_,
+               static_cast<off_t>(page_down(segment.p_offset))) == MAP_FAILED)
         fail(path_, "cannot be mapped", errno);
       anonymous = page_up(file_end);
       // The rest of the last page is the start of .bss.
       if (segment.p_memsz > segment.p_filesz && (segment.p_flags & PF_W))
         memset(reinterpret_cast<void*>(file_end), 0, anonymous - file_end);
     }
-    if (end > anonymous &&
-        mmap(reinterpret_cast<void*>(anonymous), end - anonymous, rights,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
+    if (end > anonymous && mmap(reinterpret_cast<void*>(anonymous), end - anonymous, rights,
+                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
       fail(path_, "no memory for its data", errno);
   }
 
@@ -126,7 +127,8 @@ std::vector<Elf64_auxv_t> auxiliary_vector(const Image& image, const std::string
   char** p = environ;
 
   while (*p) p++;
-  for (auto* entry = reinterpret_cast<const Elf64_auxv_t*>(p + 1); entry->a_type != AT_NULL; entry++) {
+  for (auto* entry = reinterpret_cast<const Elf64_auxv_t*>(p + 1); entry->a_type != AT_NULL;
+       entry++) {
     Elf64_auxv_t copy = *entry;
     switch (copy.a_type) {
       case AT_PHDR: copy.a_un.a_val = image.headers; break;

@@ -16,8 +16,8 @@
 namespace runner {
 
 // Does not come back.  `stats_socket`: gets the VM's descriptor, or -1.
-[[noreturn]] void run_static(const std::string& path, char** command,
-                             const dune::Options& options, int stats_socket);
+[[noreturn]] void run_static(const std::string& path, char** command, const dune::Options& options,
+                             int stats_socket);
 
 }  // namespace runner
 

@@ -99,7 +99,8 @@ int main(int argc, char** argv) {
   if (!workload) usage("no such workload");
   const char* mode = argv[at + 1];
   bool known = false;
-  for (const char* m : {"full", "mprotect", "softdirty", "dune", "unfed"}) known |= !strcmp(m, mode);
+  for (const char* m : {"full", "mprotect", "softdirty", "dune", "unfed"})
+    known |= !strcmp(m, mode);
   if (!known) usage("no such mode");
   const unsigned size =
       argc - at > 2 ? static_cast<unsigned>(strtoul(argv[at + 2], nullptr, 10)) : workload->size;
@@ -117,15 +118,16 @@ int main(int argc, char** argv) {
 
   dune_gc_libgc_counts stats{};
   if (mode[0] == 'd') dune_gc_libgc_stats(&stats);
-  printf("{\"workload\": \"%s\", \"mode\": \"%s\", \"size\": %u, \"sum\": %llu, \"lost\": %llu, "
-         "\"ticks\": %llu, \"collections\": %llu, \"stops\": %zu, \"longest\": %llu, "
-         "\"stopped\": %llu, \"heap\": %zu, \"pages\": %llu, \"failures\": %llu",
-         workload->name, mode, size, static_cast<unsigned long long>(outcome.sum),
-         static_cast<unsigned long long>(outcome.lost), static_cast<unsigned long long>(cost),
-         static_cast<unsigned long long>(events_collections), pause_count,
-         static_cast<unsigned long long>(longest), static_cast<unsigned long long>(total),
-         GC_get_heap_size(), static_cast<unsigned long long>(stats.pages),
-         static_cast<unsigned long long>(stats.lost));
+  printf(
+      "{\"workload\": \"%s\", \"mode\": \"%s\", \"size\": %u, \"sum\": %llu, \"lost\": %llu, "
+      "\"ticks\": %llu, \"collections\": %llu, \"stops\": %zu, \"longest\": %llu, "
+      "\"stopped\": %llu, \"heap\": %zu, \"pages\": %llu, \"failures\": %llu",
+      workload->name, mode, size, static_cast<unsigned long long>(outcome.sum),
+      static_cast<unsigned long long>(outcome.lost), static_cast<unsigned long long>(cost),
+      static_cast<unsigned long long>(events_collections), pause_count,
+      static_cast<unsigned long long>(longest), static_cast<unsigned long long>(total),
+      GC_get_heap_size(), static_cast<unsigned long long>(stats.pages),
+      static_cast<unsigned long long>(stats.lost));
   if (list) {
     fputs(", \"pauses\": [", stdout);
     for (size_t i = 0; i < pause_count; i++) printf("%s%u", i ? ", " : "", pauses[i]);

@@ -33,7 +33,8 @@ struct InDune {
 char* pages(size_t n) {
   void* p = mmap(nullptr, n * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   REQUIRE(p != MAP_FAILED);
-  for (size_t i = 0; i < n; i++) memset(static_cast<char*>(p) + i * kPage, 'a' + static_cast<int>(i), kPage);
+  for (size_t i = 0; i < n; i++)
+    memset(static_cast<char*>(p) + i * kPage, 'a' + static_cast<int>(i), kPage);
   return static_cast<char*>(p);
 }
 
@@ -101,7 +102,11 @@ TEST_CASE("a space of its own hides and shows") {
   auto other = AddressSpace::create();
   REQUIRE(other.ok());
 
-  { auto r = space.map(kElsewhere, Hva(p), kPage, kReadWrite); INFO((r.error().what ? r.error().what : "-")); REQUIRE(r.ok()); }
+  {
+    auto r = space.map(kElsewhere, Hva(p), kPage, kReadWrite);
+    INFO((r.error().what ? r.error().what : "-"));
+    REQUIRE(r.ok());
+  }
   REQUIRE(other->map(kElsewhere, Hva(p + kPage), kPage, kReadWrite).ok());
   for (int i = 0; i < 3; i++) {
     REQUIRE(space.activate().ok());
@@ -149,12 +154,14 @@ TEST_CASE("copy-on-write: each writer has a copy, readers share") {
   auto child = parent.clone(Clone::kCopyOnWrite);
   REQUIRE(child.ok());
   AddressSpace* both[] = {&parent, &*child};
-  on_page_fault([](Gva a, uint64_t, dune_tf&, void* c) {
-    auto* spaces = static_cast<AddressSpace**>(c);
-    for (int i = 0; i < 2; i++)
-      if (spaces[i]->active() && spaces[i]->copy_on_write(a)) return;
-    abort();
-  }, both);
+  on_page_fault(
+      [](Gva a, uint64_t, dune_tf&, void* c) {
+        auto* spaces = static_cast<AddressSpace**>(c);
+        for (int i = 0; i < 2; i++)
+          if (spaces[i]->active() && spaces[i]->copy_on_write(a)) return;
+        abort();
+      },
+      both);
 
   *at(kElsewhere) = 10;
   REQUIRE(child->activate().ok());
@@ -205,9 +212,12 @@ TEST_CASE("dirty pages are harvested once") {
     std::vector<uint64_t> dirty;
     dirty.reserve(8);
     (void)*reinterpret_cast<volatile char*>(p + kPage);
-    REQUIRE(space.harvest(Gva(p), 8 * kPage, kPteDirty, [&](const Mapping& m, uint64_t) {
-      dirty.push_back((m.gva.value - reinterpret_cast<uint64_t>(p)) / kPage);
-    }).ok());
+    REQUIRE(space
+                .harvest(Gva(p), 8 * kPage, kPteDirty,
+                         [&](const Mapping& m, uint64_t) {
+                           dirty.push_back((m.gva.value - reinterpret_cast<uint64_t>(p)) / kPage);
+                         })
+                .ok());
     CHECK(dirty == std::vector<uint64_t>{3, 5});
   }
 }
@@ -220,7 +230,8 @@ TEST_CASE("spaces do not survive a fork, the main one does") {
   if (pid == 0) {
     int bad = 0;
     if (space->activate().error().code == 0) bad |= 1;
-    if (space->map(kElsewhere, Hva(&bad).align_down(kPage), kPage, kRead).error().code != ESTALE) bad |= 2;
+    if (space->map(kElsewhere, Hva(&bad).align_down(kPage), kPage, kRead).error().code != ESTALE)
+      bad |= 2;
     auto own = AddressSpace::create();
     if (!own || !own->activate() || !main_space().activate()) bad |= 4;
     _exit(bad);
@@ -260,7 +271,8 @@ TEST_CASE("a remap is seen by all threads when it returns", "[smp]") {
     {
       Batch batch(space);
       CHECK(space.unmap(kElsewhere, kPage, &batch).ok());
-      CHECK(space.map(kElsewhere, Hva(p + i % 2 * kPage), kPage, kRead, PageSize::k4K, &batch).ok());
+      CHECK(
+          space.map(kElsewhere, Hva(p + i % 2 * kPage), kPage, kRead, PageSize::k4K, &batch).ok());
     }
     stage = 2 * i;
   }

@@ -37,7 +37,8 @@ struct InDune {
 class Memory {
  public:
   explicit Memory(size_t pages) : bytes_(pages * kPage) {
-    raw_ = mmap(nullptr, bytes_ + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    raw_ =
+        mmap(nullptr, bytes_ + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     REQUIRE(raw_ != MAP_FAILED);
     at = reinterpret_cast<char*>((reinterpret_cast<uint64_t>(raw_) + kHuge - 1) & ~(kHuge - 1));
     memset(at, 1, bytes_);

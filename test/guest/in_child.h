@@ -17,14 +17,14 @@ int cpus();
 
 // A child that runs `work` until this object goes away.
 class Background {
-public:
-    explicit Background(const std::function<void()>& work);
-    ~Background();
-    Background(const Background&) = delete;
-    Background& operator=(const Background&) = delete;
+ public:
+  explicit Background(const std::function<void()>& work);
+  ~Background();
+  Background(const Background&) = delete;
+  Background& operator=(const Background&) = delete;
 
-private:
-    int pid_;
+ private:
+  int pid_;
 };
 
 }  // namespace test

@@ -67,9 +67,9 @@ long call(long nr, Arguments... arguments) {
 
 struct Case {
   const char* name;
-  std::vector<size_t> pages;       // that Linux writes
-  std::function<long()> make;      // -1: failed
-  std::function<void()> prepare;   // not watched
+  std::vector<size_t> pages;      // that Linux writes
+  std::function<long()> make;     // -1: failed
+  std::function<void()> prepare;  // not watched
 };
 
 int zero, sockets[2], pipes[2], event_poll;
@@ -94,18 +94,23 @@ std::vector<Case> cases() {
       {"readv", {2, 5, 6}, [=] { return call(SYS_readv, zero, iov(), 2); }, {}},
       {"preadv", {2, 5, 6}, [=] { return call(SYS_preadv, zero, iov(), 2, 0, 0); }, {}},
       {"preadv2", {2, 5, 6}, [=] { return call(SYS_preadv2, zero, iov(), 2, 0, 0, 0); }, {}},
-      {"process_vm_readv", {2, 5, 6},
+      {"process_vm_readv",
+       {2, 5, 6},
        [=] {
          static char source[64];
          iovec remote = {source, 30};
          return call(SYS_process_vm_readv, getpid(), iov(), 2, &remote, 1, 0);
-       }, {}},
-      {"recvfrom", {1, 2, 3},
+       },
+       {}},
+      {"recvfrom",
+       {1, 2, 3},
        [] {
          *at<socklen_t>(3) = 16;
          return call(SYS_recvfrom, sockets[1], at<>(1), 100, 0, at<>(2), at<>(3));
-       }, send},
-      {"recvmsg", {1, 2, 9},
+       },
+       send},
+      {"recvmsg",
+       {1, 2, 9},
        [] {
          static iovec v;
          v = {at<>(1), 64};
@@ -116,8 +121,10 @@ std::vector<Case> cases() {
          m->msg_name = at<>(2);
          m->msg_namelen = 16;
          return call(SYS_recvmsg, sockets[1], m, 0);
-       }, send},
-      {"recvmmsg", {1, 9},
+       },
+       send},
+      {"recvmmsg",
+       {1, 9},
        [] {
          static iovec v;
          v = {at<>(1), 64};
@@ -126,64 +133,92 @@ std::vector<Case> cases() {
          m->msg_hdr.msg_iov = &v;
          m->msg_hdr.msg_iovlen = 1;
          return call(SYS_recvmmsg, sockets[1], m, 1, 0, nullptr);
-       }, send},
-      {"getsockname", {1, 2},
+       },
+       send},
+      {"getsockname",
+       {1, 2},
        [] {
          *at<socklen_t>(2) = 16;
          return call(SYS_getsockname, sockets[0], at<>(1), at<>(2));
-       }, {}},
-      {"getsockopt", {1, 2},
+       },
+       {}},
+      {"getsockopt",
+       {1, 2},
        [] {
          *at<socklen_t>(2) = 4;
          return call(SYS_getsockopt, sockets[0], SOL_SOCKET, SO_TYPE, at<>(1), at<>(2));
-       }, {}},
-      {"socketpair", {3}, [] { return call(SYS_socketpair, AF_UNIX, SOCK_STREAM, 0, at<>(3)); }, {}},
+       },
+       {}},
+      {"socketpair",
+       {3},
+       [] { return call(SYS_socketpair, AF_UNIX, SOCK_STREAM, 0, at<>(3)); },
+       {}},
       {"pipe2", {3}, [] { return call(SYS_pipe2, at<>(3), 0); }, {}},
       {"getrandom", {7}, [] { return call(SYS_getrandom, at<>(7), 8, 0); }, {}},
       {"ioctl FIONREAD", {8}, [] { return call(SYS_ioctl, pipes[0], FIONREAD, at<>(8)); }, {}},
-      {"poll", {1}, [] {
+      {"poll",
+       {1},
+       [] {
          *at<pollfd>(1) = {pipes[1], POLLOUT, 0};
          return call(SYS_poll, at<>(1), 1, 0);
-       }, {}},
-      {"ppoll", {1}, [] {
+       },
+       {}},
+      {"ppoll",
+       {1},
+       [] {
          *at<pollfd>(1) = {pipes[1], POLLOUT, 0};
          return call(SYS_ppoll, at<>(1), 1, nullptr, nullptr, 8);
-       }, {}},
-      {"select", {1, 2},
+       },
+       {}},
+      {"select",
+       {1, 2},
        [] {
          *at<fd_set>(1) = {};
          *at<timeval>(2) = {};
          return call(SYS_select, 64, at<>(1), nullptr, nullptr, at<>(2));
-       }, {}},
+       },
+       {}},
       {"epoll_wait", {1}, [] { return call(SYS_epoll_wait, event_poll, at<>(1), 4, 0); }, {}},
-      {"wait4", {1, 2},
+      {"wait4",
+       {1, 2},
        [] {
          const long child = call(SYS_fork);
          if (child == 0) _exit(3);
          return call(SYS_wait4, child, at<>(1), 0, at<>(2));
-       }, {}},
-      {"waitid", {1},
+       },
+       {}},
+      {"waitid",
+       {1},
        [] {
          const long child = call(SYS_fork);
          if (child == 0) _exit(3);
          return call(SYS_waitid, P_PID, child, at<>(1), WEXITED, nullptr);
-       }, {}},
-      {"rt_sigprocmask", {1}, [] { return call(SYS_rt_sigprocmask, SIG_BLOCK, nullptr, at<>(1), 8); }, {}},
+       },
+       {}},
+      {"rt_sigprocmask",
+       {1},
+       [] { return call(SYS_rt_sigprocmask, SIG_BLOCK, nullptr, at<>(1), 8); },
+       {}},
       {"rt_sigpending", {1}, [] { return call(SYS_rt_sigpending, at<>(1), 8); }, {}},
-      {"rt_sigaction", {1}, [] { return call(SYS_rt_sigaction, SIGUSR2, nullptr, at<>(1), 8); }, {}},
+      {"rt_sigaction",
+       {1},
+       [] { return call(SYS_rt_sigaction, SIGUSR2, nullptr, at<>(1), 8); },
+       {}},
       {"sigaltstack", {1}, [] { return call(SYS_sigaltstack, nullptr, at<>(1)); }, {}},
       {"stat", {1}, [] { return call(SYS_stat, "/", at<>(1)); }, {}},
       {"fstat", {1}, [] { return call(SYS_fstat, zero, at<>(1)); }, {}},
       {"newfstatat", {1}, [] { return call(SYS_newfstatat, AT_FDCWD, "/", at<>(1), 0); }, {}},
       {"statx", {1}, [] { return call(SYS_statx, AT_FDCWD, "/", 0, 0xfff, at<>(1)); }, {}},
       {"statfs", {1}, [] { return call(SYS_statfs, "/", at<>(1)); }, {}},
-      {"getdents64", {1},
+      {"getdents64",
+       {1},
        [] {
          const int directory = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
          const long ret = call(SYS_getdents64, directory, at<>(1), 512);
          close(directory);
          return ret;
-       }, {}},
+       },
+       {}},
       {"getcwd", {1}, [] { return call(SYS_getcwd, at<>(1), 4096); }, {}},
       {"readlink", {1}, [] { return call(SYS_readlink, "/proc/self/exe", at<>(1), 4096); }, {}},
       {"clock_gettime", {1}, [] { return call(SYS_clock_gettime, CLOCK_MONOTONIC, at<>(1)); }, {}},
@@ -192,38 +227,52 @@ std::vector<Case> cases() {
       {"getitimer", {1}, [] { return call(SYS_getitimer, ITIMER_REAL, at<>(1)); }, {}},
       {"uname", {1}, [] { return call(SYS_uname, at<>(1)); }, {}},
       {"sysinfo", {1}, [] { return call(SYS_sysinfo, at<>(1)); }, {}},
-      {"prlimit64", {1}, [] { return call(SYS_prlimit64, 0, RLIMIT_NOFILE, nullptr, at<>(1)); }, {}},
+      {"prlimit64",
+       {1},
+       [] { return call(SYS_prlimit64, 0, RLIMIT_NOFILE, nullptr, at<>(1)); },
+       {}},
       {"getrusage", {1}, [] { return call(SYS_getrusage, RUSAGE_SELF, at<>(1)); }, {}},
       {"getresuid", {1, 2, 3}, [] { return call(SYS_getresuid, at<>(1), at<>(2), at<>(3)); }, {}},
       {"sched_getaffinity", {1}, [] { return call(SYS_sched_getaffinity, 0, 128, at<>(1)); }, {}},
       {"getcpu", {1, 2}, [] { return call(SYS_getcpu, at<>(1), at<>(2), nullptr); }, {}},
       {"prctl PR_GET_NAME", {1}, [] { return call(SYS_prctl, 16, at<>(1)); }, {}},
-      {"futex WAKE_OP", {1, 2},
+      {"futex WAKE_OP",
+       {1, 2},
        [] {
          *at<int>(1) = 0;
          return call(SYS_futex, at<>(1), FUTEX_WAKE_OP, 1, 1, at<>(2),
                      FUTEX_OP(FUTEX_OP_SET, 7, FUTEX_OP_CMP_EQ, 0));
-       }, {}},
-      {"futex LOCK_PI", {1},
+       },
+       {}},
+      {"futex LOCK_PI",
+       {1},
        [] {
          *at<int>(1) = 0;
          return call(SYS_futex, at<>(1), FUTEX_LOCK_PI, 0, nullptr);
-       }, {}},
+       },
+       {}},
       {"mincore", {1}, [] { return call(SYS_mincore, area, kPages * kPage, at<>(1)); }, {}},
       {"getgroups", {}, [] { return call(SYS_getgroups, 0, nullptr); }, {}},
-      {"madvise DONTNEED", {12, 13}, [] { return call(SYS_madvise, at<>(12), 2 * kPage, MADV_DONTNEED); }, {}},
-      {"mmap over it", {14},
+      {"madvise DONTNEED",
+       {12, 13},
+       [] { return call(SYS_madvise, at<>(12), 2 * kPage, MADV_DONTNEED); },
+       {}},
+      {"mmap over it",
+       {14},
        [] {
          return call(SYS_mmap, at<>(14), kPage, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-       }, {}},
-      {"timerfd_gettime", {1},
+       },
+       {}},
+      {"timerfd_gettime",
+       {1},
        [] {
          const int timer = timerfd_create(CLOCK_MONOTONIC, 0);
          const long ret = call(SYS_timerfd_gettime, timer, at<>(1));
          close(timer);
          return ret;
-       }, {}},
+       },
+       {}},
   };
 }
 
@@ -244,8 +293,8 @@ std::vector<size_t> dirty(gc::Tracker& tracker) {
 
 struct Watched {
   Watched() {
-    area = static_cast<char*>(mmap(nullptr, kPages * kPage, PROT_READ | PROT_WRITE,
-                                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    area = static_cast<char*>(
+        mmap(nullptr, kPages * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     memset(area, 0, kPages * kPage);
     auto made = gc::Tracker::create();
     REQUIRE(made.ok());
@@ -302,7 +351,7 @@ TEST_CASE("gc: a signal's frame on a watched stack, in and out of calls") {
   REQUIRE(sigaltstack(&stack, nullptr) == 0);
   static volatile int handled;
   handled = 0;
-  struct sigaction action{};
+  struct sigaction action {};
   action.sa_flags = SA_ONSTACK;
   action.sa_handler = [](int) { handled = handled + 1; };
   REQUIRE(sigaction(SIGUSR1, &action, nullptr) == 0);

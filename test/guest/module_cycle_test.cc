@@ -5,12 +5,12 @@
 //
 // Guards what a module must undo: a per-CPU notifier, a hotplug state or an RCU callback
 // that outlives it is a jump into freed memory.
-#include <catch2/catch.hpp>
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#include <catch2/catch.hpp>
 
 #include <cerrno>
 #include <fstream>
@@ -28,9 +28,9 @@ using test::in_child;
 constexpr char kModules[] = "/machine/modules/";
 
 bool can_cycle() {
-    if (access((std::string(kModules) + "dune.ko").c_str(), R_OK) == 0) return true;
-    WARN("skipped: no " << kModules << "dune.ko, the module of this machine is not ours to unload");
-    return false;
+  if (access((std::string(kModules) + "dune.ko").c_str(), R_OK) == 0) return true;
+  WARN("skipped: no " << kModules << "dune.ko, the module of this machine is not ours to unload");
+  return false;
 }
 
 // 0, or the errno.
@@ -39,134 +39,134 @@ int unload(const char* name) { return syscall(SYS_delete_module, name, O_NONBLOC
 // The last reference goes in a work queue, a grace period after the fd: the test's time
 // limit ends this when it does not go.
 int unload_when_free(const char* name) {
-    int error;
-    while ((error = unload(name)) == EWOULDBLOCK) usleep(1000);
-    return error;
+  int error;
+  while ((error = unload(name)) == EWOULDBLOCK) usleep(1000);
+  return error;
 }
 
 int load(const std::string& name, const std::string& parameters = "") {
-    const int fd = open((kModules + name + ".ko").c_str(), O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return errno;
-    const int error = syscall(SYS_finit_module, fd, parameters.c_str(), 0) ? errno : 0;
-    close(fd);
-    return error;
+  const int fd = open((kModules + name + ".ko").c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return errno;
+  const int error = syscall(SYS_finit_module, fd, parameters.c_str(), 0) ? errno : 0;
+  close(fd);
+  return error;
 }
 
 std::string parameters() {
-    std::string l1tf;
-    std::ifstream("/sys/module/dune/parameters/l1tf") >> l1tf;
-    return "l1tf=" + l1tf;
+  std::string l1tf;
+  std::ifstream("/sys/module/dune/parameters/l1tf") >> l1tf;
+  return "l1tf=" + l1tf;
 }
 
 // A short run in Dune mode by libdune, with forwarded calls.
 std::string short_run(dune::Forward forward) {
-    dune::Options options;
-    options.forward = forward;
-    if (auto entered = dune::enter(options); !entered)
-        return "enter: error " + std::to_string(entered.error().code);
-    const pid_t pid = getpid();
-    dune::leave();
-    return pid == getpid() ? "" : "wrong pid";
+  dune::Options options;
+  options.forward = forward;
+  if (auto entered = dune::enter(options); !entered)
+    return "enter: error " + std::to_string(entered.error().code);
+  const pid_t pid = getpid();
+  dune::leave();
+  return pid == getpid() ? "" : "wrong pid";
 }
 
 }  // namespace
 
 TEST_CASE("100 times: load, run, unload", "[module][120s]") {
-    if (!can_cycle()) return;
-    const std::string how = parameters();
-    for (int i = 0; i < 100; i++) {
-        CAPTURE(i);
-        REQUIRE(unload("dune") == 0);
-        CHECK(access("/dev/dune", F_OK) == -1);
-        CHECK(access("/sys/kernel/debug/dune", F_OK) == -1);
-        REQUIRE(load("dune", how) == 0);
-        REQUIRE(in_child([i] {
-                    return short_run(i % 2 ? dune::Forward::kFast : dune::Forward::kPlain);
-                }) == "");
-    }
+  if (!can_cycle()) return;
+  const std::string how = parameters();
+  for (int i = 0; i < 100; i++) {
+    CAPTURE(i);
+    REQUIRE(unload("dune") == 0);
+    CHECK(access("/dev/dune", F_OK) == -1);
+    CHECK(access("/sys/kernel/debug/dune", F_OK) == -1);
+    REQUIRE(load("dune", how) == 0);
+    REQUIRE(in_child([i] {
+              return short_run(i % 2 ? dune::Forward::kFast : dune::Forward::kPlain);
+            }) == "");
+  }
 }
 
 TEST_CASE("what is open keeps the module, and KVM's", "[module]") {
-    if (!can_cycle()) return;
-    const std::string how = parameters();
-    // EWOULDBLOCK is what rmmod reports as "in use".
-    test::VmFds fds;
-    CHECK(unload("dune") == EWOULDBLOCK);
-    close(fds.device);
-    fds.device = -1;
-    CHECK(unload("dune") == EWOULDBLOCK);
-    close(fds.vcpu);
-    fds.vcpu = -1;
-    CHECK(unload("dune") == EWOULDBLOCK);   // the VM fd alone
-    close(fds.kvm);
-    fds.kvm = -1;
-    CHECK(unload("kvm_intel") == EWOULDBLOCK);   // and it keeps VMX on
+  if (!can_cycle()) return;
+  const std::string how = parameters();
+  // EWOULDBLOCK is what rmmod reports as "in use".
+  test::VmFds fds;
+  CHECK(unload("dune") == EWOULDBLOCK);
+  close(fds.device);
+  fds.device = -1;
+  CHECK(unload("dune") == EWOULDBLOCK);
+  close(fds.vcpu);
+  fds.vcpu = -1;
+  CHECK(unload("dune") == EWOULDBLOCK);  // the VM fd alone
+  close(fds.kvm);
+  fds.kvm = -1;
+  CHECK(unload("kvm_intel") == EWOULDBLOCK);  // and it keeps VMX on
 
-    const int vcpu = fds.create_vcpu();
-    REQUIRE(vcpu >= 0);
-    close(fds.vm);
-    fds.vm = -1;
-    CHECK(unload("dune") == EWOULDBLOCK);   // the VCPU fd alone
-    CHECK(unload("kvm_intel") == EWOULDBLOCK);
+  const int vcpu = fds.create_vcpu();
+  REQUIRE(vcpu >= 0);
+  close(fds.vm);
+  fds.vm = -1;
+  CHECK(unload("dune") == EWOULDBLOCK);  // the VCPU fd alone
+  CHECK(unload("kvm_intel") == EWOULDBLOCK);
 
-    // Its run page alone.
-    void* run = mmap(nullptr, 4096, PROT_READ, MAP_SHARED, vcpu, 0);
-    REQUIRE(run != MAP_FAILED);
-    close(vcpu);
-    CHECK(unload("dune") == EWOULDBLOCK);
-    munmap(run, 4096);
+  // Its run page alone.
+  void* run = mmap(nullptr, 4096, PROT_READ, MAP_SHARED, vcpu, 0);
+  REQUIRE(run != MAP_FAILED);
+  close(vcpu);
+  CHECK(unload("dune") == EWOULDBLOCK);
+  munmap(run, 4096);
 
-    // A fork child's inherited fd alone.
-    int go[2];
-    REQUIRE(pipe(go) == 0);
-    {
-        test::VmFds again;
-        test::Background child([&] {
-            close(go[1]);
-            char byte;
-            (void)!read(go[0], &byte, 1);
-            pause();
-        });
-        for (int* fd : {&again.device, &again.vm, &again.vcpu, &again.kvm}) {
-            close(*fd);
-            *fd = -1;
-        }
-        CHECK(unload("dune") == EWOULDBLOCK);
+  // A fork child's inherited fd alone.
+  int go[2];
+  REQUIRE(pipe(go) == 0);
+  {
+    test::VmFds again;
+    test::Background child([&] {
+      close(go[1]);
+      char byte;
+      (void)!read(go[0], &byte, 1);
+      pause();
+    });
+    for (int* fd : {&again.device, &again.vm, &again.vcpu, &again.kvm}) {
+      close(*fd);
+      *fd = -1;
     }
-    close(go[0]);
-    close(go[1]);
-    CHECK(unload_when_free("dune") == 0);
-    CHECK(load("dune", how) == 0);
-    test::require_host_unharmed();
+    CHECK(unload("dune") == EWOULDBLOCK);
+  }
+  close(go[0]);
+  close(go[1]);
+  CHECK(unload_when_free("dune") == 0);
+  CHECK(load("dune", how) == 0);
+  test::require_host_unharmed();
 }
 
 TEST_CASE("without KVM: ENODEV, and all is well when it comes back", "[module]") {
-    if (!can_cycle()) return;
-    const std::string how = parameters();
-    REQUIRE(unload_when_free("kvm_intel") == 0);
-    REQUIRE(unload_when_free("kvm") == 0);
+  if (!can_cycle()) return;
+  const std::string how = parameters();
+  REQUIRE(unload_when_free("kvm_intel") == 0);
+  REQUIRE(unload_when_free("kvm") == 0);
 
-    // The module does not need KVM to be there when it is loaded.
-    CHECK(unload("dune") == 0);
-    CHECK(load("dune", how) == 0);
-    const int device = open("/dev/dune", O_RDWR | O_CLOEXEC);
-    CHECK(device >= 0);
-    dune_vm_create create{};
-    create.size = sizeof(create);
-    create.kvm_fd = device;   // some file
-    CHECK((ioctl(device, DUNE_CREATE_VM, &create) == -1 && errno == ENODEV));
-    create.kvm_fd = -1;
-    CHECK((ioctl(device, DUNE_CREATE_VM, &create) == -1 && (errno == EBADF || errno == ENODEV)));
-    create.flags = DUNE_VM_SHARE_KVM;
-    CHECK((ioctl(device, DUNE_CREATE_VM, &create) == -1 && errno == ENOENT));
-    close(device);
-    CHECK(in_child([] {
-              auto entered = dune::enter();
-              return entered ? "entered" : std::string();
-          }) == "");
+  // The module does not need KVM to be there when it is loaded.
+  CHECK(unload("dune") == 0);
+  CHECK(load("dune", how) == 0);
+  const int device = open("/dev/dune", O_RDWR | O_CLOEXEC);
+  CHECK(device >= 0);
+  dune_vm_create create{};
+  create.size = sizeof(create);
+  create.kvm_fd = device;  // some file
+  CHECK((ioctl(device, DUNE_CREATE_VM, &create) == -1 && errno == ENODEV));
+  create.kvm_fd = -1;
+  CHECK((ioctl(device, DUNE_CREATE_VM, &create) == -1 && (errno == EBADF || errno == ENODEV)));
+  create.flags = DUNE_VM_SHARE_KVM;
+  CHECK((ioctl(device, DUNE_CREATE_VM, &create) == -1 && errno == ENOENT));
+  close(device);
+  CHECK(in_child([] {
+          auto entered = dune::enter();
+          return entered ? "entered" : std::string();
+        }) == "");
 
-    REQUIRE(load("kvm") == 0);
-    REQUIRE(load("kvm-intel") == 0);
-    CHECK(in_child([] { return short_run(dune::Forward::kFast); }) == "");
-    test::require_host_unharmed();
+  REQUIRE(load("kvm") == 0);
+  REQUIRE(load("kvm-intel") == 0);
+  CHECK(in_child([] { return short_run(dune::Forward::kFast); }) == "");
+  test::require_host_unharmed();
 }

@@ -16,9 +16,9 @@ bool native_write(volatile void* p, uint64_t value);
 
 // One line of /proc/self/maps.
 struct Area {
-    uint64_t start, end;
-    bool read, write, exec, shared;
-    std::string name;
+  uint64_t start, end;
+  bool read, write, exec, shared;
+  std::string name;
 };
 std::vector<Area> areas();
 // The one that holds p, or nothing.
@@ -36,17 +36,17 @@ bool write_setting(const char* path, const std::string& value);
 
 // Sets a file below /proc or /sys until the end of its own life.
 class Setting {
-public:
-    Setting(const char* path, const std::string& value);
-    ~Setting();
-    Setting(const Setting&) = delete;
-    Setting& operator=(const Setting&) = delete;
-    bool done() const { return done_; }
+ public:
+  Setting(const char* path, const std::string& value);
+  ~Setting();
+  Setting(const Setting&) = delete;
+  Setting& operator=(const Setting&) = delete;
+  bool done() const { return done_; }
 
-private:
-    const char* path_;
-    std::string old_;
-    bool done_;
+ private:
+  const char* path_;
+  std::string old_;
+  bool done_;
 };
 
 }  // namespace test

@@ -4,7 +4,6 @@
 //
 // Guards design decision 1: forwarded calls are ordinary system calls of the process, so
 // a filter cannot be escaped, whether it came before Dune mode or out of it.
-#include <catch2/catch.hpp>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -14,6 +13,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <catch2/catch.hpp>
 
 #include <cerrno>
 #include <csignal>
@@ -31,162 +31,161 @@ namespace {
 using test::in_child;
 
 enum class Mode { kNative, kPlain, kFast };
-enum class When { kBefore, kAfter };   // the filter against dune::enter()
+enum class When { kBefore, kAfter };  // the filter against dune::enter()
 
-constexpr long kFiltered = SYS_getpgid;   // nobody else uses it
+constexpr long kFiltered = SYS_getpgid;  // nobody else uses it
 
 // Dune mode, or not; "" or what went wrong.
 std::string enter(Mode mode) {
-    if (mode == Mode::kNative) return "";
-    dune::Options options;
-    options.forward = mode == Mode::kFast ? dune::Forward::kFast : dune::Forward::kPlain;
-    if (auto entered = dune::enter(options); !entered)
-        return "enter: error " + std::to_string(entered.error().code);
-    return "";
+  if (mode == Mode::kNative) return "";
+  dune::Options options;
+  options.forward = mode == Mode::kFast ? dune::Forward::kFast : dune::Forward::kPlain;
+  if (auto entered = dune::enter(options); !entered)
+    return "enter: error " + std::to_string(entered.error().code);
+  return "";
 }
 
 // A filter that gives kFiltered `action` and lets all else pass; its fd with `flags`.
 int install(uint32_t action, unsigned flags = 0) {
-    sock_filter code[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, kFiltered, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, action),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    const sock_fprog program{std::size(code), code};
-    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-    return static_cast<int>(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program));
+  sock_filter code[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, kFiltered, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, action),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  const sock_fprog program{std::size(code), code};
+  prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+  return static_cast<int>(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program));
 }
 
-volatile int trapped_nr, trapped_data;   // of the last SIGSYS
+volatile int trapped_nr, trapped_data;  // of the last SIGSYS
 
 void on_sigsys(int, siginfo_t* info, void*) {
-    trapped_nr = info->si_syscall;
-    trapped_data = info->si_errno;
+  trapped_nr = info->si_syscall;
+  trapped_data = info->si_errno;
 }
 
 std::string result_of(long ret) {
-    return ret < 0 ? std::string(strerrorname_np(errno)) : std::to_string(ret);
+  return ret < 0 ? std::string(strerrorname_np(errno)) : std::to_string(ret);
 }
 
 // The calls under a filter, twice each, with calls that pass in between.
 std::string calls_under(uint32_t action, Mode mode, When when) {
-    struct sigaction sys{};
-    sys.sa_sigaction = on_sigsys;
-    sys.sa_flags = SA_SIGINFO;
-    sigaction(SIGSYS, &sys, nullptr);
-    const pid_t pid = getpid();
-    if (when == When::kBefore && install(action)) return "no filter";
-    if (std::string error = enter(mode); !error.empty()) return error;
-    if (when == When::kAfter && install(action)) return "no filter";
+  struct sigaction sys {};
+  sys.sa_sigaction = on_sigsys;
+  sys.sa_flags = SA_SIGINFO;
+  sigaction(SIGSYS, &sys, nullptr);
+  const pid_t pid = getpid();
+  if (when == When::kBefore && install(action)) return "no filter";
+  if (std::string error = enter(mode); !error.empty()) return error;
+  if (when == When::kAfter && install(action)) return "no filter";
 
-    std::string said;
-    for (int i = 0; i < 2; i++) {
-        trapped_nr = 0;
-        trapped_data = 0;
-        said += result_of(syscall(kFiltered, 0));
-        said += " trap " + std::to_string(trapped_nr) + " " + std::to_string(trapped_data) + "; ";
-        if (getpid() != pid) said += "wrong pid; ";
-    }
-    if (mode != Mode::kNative && !dune::in_dune()) said += "left Dune mode; ";
-    dune::leave();
-    return said;
+  std::string said;
+  for (int i = 0; i < 2; i++) {
+    trapped_nr = 0;
+    trapped_data = 0;
+    said += result_of(syscall(kFiltered, 0));
+    said += " trap " + std::to_string(trapped_nr) + " " + std::to_string(trapped_data) + "; ";
+    if (getpid() != pid) said += "wrong pid; ";
+  }
+  if (mode != Mode::kNative && !dune::in_dune()) said += "left Dune mode; ";
+  dune::leave();
+  return said;
 }
 
 // in_child() shows a death by its signal; the pgid differs from child to child.
 std::string outcome(uint32_t action, Mode mode, When when) {
-    return in_child([=] {
-        setpgid(0, 0);
-        std::string said = calls_under(action, mode, when);
-        const std::string pgid = std::to_string(getpid());
-        for (size_t at; (at = said.find(pgid)) != std::string::npos;)
-            said.replace(at, pgid.size(), "PGID");
-        return said;
-    });
+  return in_child([=] {
+    setpgid(0, 0);
+    std::string said = calls_under(action, mode, when);
+    const std::string pgid = std::to_string(getpid());
+    for (size_t at; (at = said.find(pgid)) != std::string::npos;)
+      said.replace(at, pgid.size(), "PGID");
+    return said;
+  });
 }
 
 }  // namespace
 
 TEST_CASE("seccomp ERRNO, TRAP, LOG and KILL_PROCESS as natively", "[linux]") {
-    const struct {
-        const char* name;
-        uint32_t action;
-        const char* native;
-    } actions[] = {
-        {"errno", SECCOMP_RET_ERRNO | 95, "EOPNOTSUPP trap 0 0; EOPNOTSUPP trap 0 0; "},
-        {"errno 0", SECCOMP_RET_ERRNO, "0 trap 0 0; 0 trap 0 0; "},
-        {"trap", SECCOMP_RET_TRAP | 77, nullptr},
-        {"log", SECCOMP_RET_LOG, "PGID trap 0 0; PGID trap 0 0; "},
-        {"kill", SECCOMP_RET_KILL_PROCESS, " (died: Bad system call)"},
-    };
-    for (const auto& action : actions) {
-        INFO(action.name);
-        const std::string native = outcome(action.action, Mode::kNative, When::kBefore);
-        if (action.native) CHECK(native == action.native);
-        for (Mode mode : {Mode::kPlain, Mode::kFast})
-            for (When when : {When::kBefore, When::kAfter}) {
-                CAPTURE(static_cast<int>(mode), static_cast<int>(when));
-                CHECK(outcome(action.action, mode, when) == native);
-            }
-    }
+  const struct {
+    const char* name;
+    uint32_t action;
+    const char* native;
+  } actions[] = {
+      {"errno", SECCOMP_RET_ERRNO | 95, "EOPNOTSUPP trap 0 0; EOPNOTSUPP trap 0 0; "},
+      {"errno 0", SECCOMP_RET_ERRNO, "0 trap 0 0; 0 trap 0 0; "},
+      {"trap", SECCOMP_RET_TRAP | 77, nullptr},
+      {"log", SECCOMP_RET_LOG, "PGID trap 0 0; PGID trap 0 0; "},
+      {"kill", SECCOMP_RET_KILL_PROCESS, " (died: Bad system call)"},
+  };
+  for (const auto& action : actions) {
+    INFO(action.name);
+    const std::string native = outcome(action.action, Mode::kNative, When::kBefore);
+    if (action.native) CHECK(native == action.native);
+    for (Mode mode : {Mode::kPlain, Mode::kFast})
+      for (When when : {When::kBefore, When::kAfter}) {
+        CAPTURE(static_cast<int>(mode), static_cast<int>(when));
+        CHECK(outcome(action.action, mode, when) == native);
+      }
+  }
 }
 
 // The classic sandbox: the filter kills what it does not know, ioctl too.  The program
 // entered before, and must go on as it would natively.
 TEST_CASE("seccomp strict-style filter that knows no ioctl", "[linux]") {
-    for (Mode mode : {Mode::kNative, Mode::kPlain, Mode::kFast}) {
-        CAPTURE(static_cast<int>(mode));
-        CHECK(in_child([mode]() -> std::string {
-                  if (std::string error = enter(mode); !error.empty()) return error;
-                  sock_filter code[] = {
-                      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-                      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_ioctl, 0, 1),
-                      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
-                      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-                  };
-                  const sock_fprog program{std::size(code), code};
-                  prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-                  if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program)) return "no filter";
-                  const pid_t pid = getpid();
-                  for (int i = 0; i < 100; i++)
-                      if (getpid() != pid) return "wrong pid";
-                  return "";
-              }) == "");
-    }
+  for (Mode mode : {Mode::kNative, Mode::kPlain, Mode::kFast}) {
+    CAPTURE(static_cast<int>(mode));
+    CHECK(in_child([mode]() -> std::string {
+            if (std::string error = enter(mode); !error.empty()) return error;
+            sock_filter code[] = {
+                BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_ioctl, 0, 1),
+                BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+                BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+            };
+            const sock_fprog program{std::size(code), code};
+            prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+            if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program)) return "no filter";
+            const pid_t pid = getpid();
+            for (int i = 0; i < 100; i++)
+              if (getpid() != pid) return "wrong pid";
+            return "";
+          }) == "");
+  }
 }
 
 TEST_CASE("seccomp USER_NOTIF: the supervisor sees the call and answers it", "[linux]") {
-    for (Mode mode : {Mode::kNative, Mode::kPlain, Mode::kFast}) {
-        CAPTURE(static_cast<int>(mode));
-        // The program asks; a thread of the same process, which entered nothing, answers.
-        CHECK(in_child([mode]() -> std::string {
-                  const int listener =
-                      install(SECCOMP_RET_USER_NOTIF, SECCOMP_FILTER_FLAG_NEW_LISTENER);
-                  if (listener < 0) return "no listener";
-                  std::string seen;
-                  std::thread supervisor([&] {
-                      for (int i = 0; i < 3; i++) {
-                          seccomp_notif request{};
-                          if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &request)) return;
-                          seen += std::to_string(request.data.nr) + "(" +
-                                  std::to_string(request.data.args[0]) + ") ";
-                          seccomp_notif_resp answer{};
-                          answer.id = request.id;
-                          if (i == 1)
-                              answer.error = -EXDEV;
-                          else
-                              answer.val = 1000 + i;
-                          if (ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &answer)) seen += "send ";
-                      }
-                  });
-                  if (std::string error = enter(mode); !error.empty()) return error;
-                  std::string got;
-                  for (int i = 0; i < 3; i++) got += result_of(syscall(kFiltered, 7 + i)) + " ";
-                  dune::leave();
-                  supervisor.join();
-                  if (got != "1000 EXDEV 1002 ") return "got " + got;
-                  if (seen != "121(7) 121(8) 121(9) ") return "seen " + seen;
-                  return "";
-              }) == "");
-    }
+  for (Mode mode : {Mode::kNative, Mode::kPlain, Mode::kFast}) {
+    CAPTURE(static_cast<int>(mode));
+    // The program asks; a thread of the same process, which entered nothing, answers.
+    CHECK(in_child([mode]() -> std::string {
+            const int listener = install(SECCOMP_RET_USER_NOTIF, SECCOMP_FILTER_FLAG_NEW_LISTENER);
+            if (listener < 0) return "no listener";
+            std::string seen;
+            std::thread supervisor([&] {
+              for (int i = 0; i < 3; i++) {
+                seccomp_notif request{};
+                if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &request)) return;
+                seen += std::to_string(request.data.nr) + "(" +
+                        std::to_string(request.data.args[0]) + ") ";
+                seccomp_notif_resp answer{};
+                answer.id = request.id;
+                if (i == 1)
+                  answer.error = -EXDEV;
+                else
+                  answer.val = 1000 + i;
+                if (ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &answer)) seen += "send ";
+              }
+            });
+            if (std::string error = enter(mode); !error.empty()) return error;
+            std::string got;
+            for (int i = 0; i < 3; i++) got += result_of(syscall(kFiltered, 7 + i)) + " ";
+            dune::leave();
+            supervisor.join();
+            if (got != "1000 EXDEV 1002 ") return "got " + got;
+            if (seen != "121(7) 121(8) 121(9) ") return "seen " + seen;
+            return "";
+          }) == "");
+  }
 }

@@ -13,37 +13,37 @@
 namespace test {
 
 struct VmFds {
-    int device = -1, kvm = -1, vm = -1, vcpu = -1;
+  int device = -1, kvm = -1, vm = -1, vcpu = -1;
 
-    VmFds() {
-        device = open("/dev/dune", O_RDWR | O_CLOEXEC);
-        REQUIRE(device >= 0);
-        kvm = kvm_vm_fd();
-        REQUIRE(kvm >= 0);
-        vm = create_vm();
-        REQUIRE(vm >= 0);
-        vcpu = create_vcpu();
-        REQUIRE(vcpu >= 0);
-    }
-    ~VmFds() {
-        for (int fd : {device, kvm, vm, vcpu})
-            if (fd >= 0) close(fd);
-    }
-    VmFds(const VmFds&) = delete;
-    VmFds& operator=(const VmFds&) = delete;
+  VmFds() {
+    device = open("/dev/dune", O_RDWR | O_CLOEXEC);
+    REQUIRE(device >= 0);
+    kvm = kvm_vm_fd();
+    REQUIRE(kvm >= 0);
+    vm = create_vm();
+    REQUIRE(vm >= 0);
+    vcpu = create_vcpu();
+    REQUIRE(vcpu >= 0);
+  }
+  ~VmFds() {
+    for (int fd : {device, kvm, vm, vcpu})
+      if (fd >= 0) close(fd);
+  }
+  VmFds(const VmFds&) = delete;
+  VmFds& operator=(const VmFds&) = delete;
 
-    // A new fd, or -1 with errno.
-    int create_vm() const {
-        dune_vm_create create{};
-        create.size = sizeof(create);
-        create.kvm_fd = kvm;
-        return ioctl(device, DUNE_CREATE_VM, &create);
-    }
-    int create_vcpu() const {
-        dune_vcpu_create create{};
-        create.size = sizeof(create);
-        return ioctl(vm, DUNE_CREATE_VCPU, &create);
-    }
+  // A new fd, or -1 with errno.
+  int create_vm() const {
+    dune_vm_create create{};
+    create.size = sizeof(create);
+    create.kvm_fd = kvm;
+    return ioctl(device, DUNE_CREATE_VM, &create);
+  }
+  int create_vcpu() const {
+    dune_vcpu_create create{};
+    create.size = sizeof(create);
+    return ioctl(vm, DUNE_CREATE_VCPU, &create);
+  }
 };
 
 }  // namespace test

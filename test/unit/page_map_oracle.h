@@ -19,9 +19,9 @@
 
 namespace dune::test {
 
-constexpr uint64_t kTablesGpa = 0x7f40000000;   // anything but the host address
-constexpr uint64_t kHomeOffset = 0x100000000;   // default mapping: gpa = va + this
-constexpr uint64_t kPoolGpa = 0x4000000000;     // counted pages
+constexpr uint64_t kTablesGpa = 0x7f40000000;  // anything but the host address
+constexpr uint64_t kHomeOffset = 0x100000000;  // default mapping: gpa = va + this
+constexpr uint64_t kPoolGpa = 0x4000000000;    // counted pages
 constexpr uint64_t kPoolPages = 64;
 
 struct Broken : std::runtime_error {
@@ -84,31 +84,17 @@ class CheckedMap {
     Stale stale;
     switch (what % 10) {
       case 0:
-      case 1:
-        map(va, kPoolGpa * 2 + (more >> 8) % 4096 * 4096, bytes, flags, size, stale);
-        break;
+      case 1: map(va, kPoolGpa * 2 + (more >> 8) % 4096 * 4096, bytes, flags, size, stale); break;
       case 2:
         map(va, kPoolGpa + (more >> 8) % 32 * 4096, (pages % 16 + 1) * 4096, flags, size, stale);
         break;
       case 3:
-      case 4:
-        protect(va, bytes, flags, stale);
-        break;
-      case 5:
-        cut(va, bytes, true, stale);
-        break;
-      case 6:
-        cut(va, bytes, false, stale);
-        break;
-      case 7:
-        expect(map_.split(Gva(va), bytes, size).ok(), "split failed");
-        break;
-      case 8:
-        (void)map_.merge(Gva(va).align_down(dune::bytes(size)), size, stale);
-        break;
-      case 9:
-        fill(va);
-        break;
+      case 4: protect(va, bytes, flags, stale); break;
+      case 5: cut(va, bytes, true, stale); break;
+      case 6: cut(va, bytes, false, stale); break;
+      case 7: expect(map_.split(Gva(va), bytes, size).ok(), "split failed"); break;
+      case 8: (void)map_.merge(Gva(va).align_down(dune::bytes(size)), size, stale); break;
+      case 9: fill(va); break;
     }
     map_.free_stale(stale);
   }
@@ -174,8 +160,7 @@ class CheckedMap {
     return flags;
   }
 
-  void map(uint64_t va, uint64_t gpa, uint64_t bytes, uint64_t flags, PageSize size,
-           Stale& stale) {
+  void map(uint64_t va, uint64_t gpa, uint64_t bytes, uint64_t flags, PageSize size, Stale& stale) {
     bool taken = false;
     for (uint64_t at = va; at < va + bytes; at += 4096) {
       auto it = model_.find(at);

@@ -21,13 +21,20 @@ TEST_CASE("ranges that no page table can hold are EINVAL") {
   Stale stale;
   struct {
     uint64_t start, bytes;
-  } bad[] = {{0x1000, 0},          {0x1001, 4096},          {0x1000, 100},
-             {1ull << 47, 4096},   {(1ull << 47) - 4096, 8192}, {0, ~0xfffull},
-             {~0xfffull, 8192},    {0x8000000000000000, 4096},  {0, 1ull << 48},
+  } bad[] = {{0x1000, 0},
+             {0x1001, 4096},
+             {0x1000, 100},
+             {1ull << 47, 4096},
+             {(1ull << 47) - 4096, 8192},
+             {0, ~0xfffull},
+             {~0xfffull, 8192},
+             {0x8000000000000000, 4096},
+             {0, 1ull << 48},
              {0xffff7ffffffff000, 8192}};
   for (auto& r : bad) {
     CAPTURE(r.start, r.bytes);
-    CHECK(m.map().map(Gva(r.start), kGpa, r.bytes, kRw, PageSize::k4K, stale).error().code == EINVAL);
+    CHECK(m.map().map(Gva(r.start), kGpa, r.bytes, kRw, PageSize::k4K, stale).error().code ==
+          EINVAL);
     CHECK(m.map().protect(Gva(r.start), r.bytes, kRw, stale).error().code == EINVAL);
     CHECK(m.map().unmap(Gva(r.start), r.bytes, stale).error().code == EINVAL);
     CHECK(m.map().reset(Gva(r.start), r.bytes, stale).error().code == EINVAL);

@@ -207,9 +207,7 @@ TEST_CASE("random operations agree with the model") {
         if (size == PageSize::k4K && free) REQUIRE(done.ok());
         break;
       }
-      case 2:
-        REQUIRE(table.split(Gva(va), size).ok() == (model.count(va) == 1));
-        break;
+      case 2: REQUIRE(table.split(Gva(va), size).ok() == (model.count(va) == 1)); break;
       case 3: {
         Leaf leaf = table.lookup(Gva(va));
         REQUIRE(!!leaf == (model.count(va) == 1));

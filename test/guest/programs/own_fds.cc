@@ -18,7 +18,8 @@ namespace {
 
 void works(const char* when) {
   pthread_t thread;
-  int made = pthread_create(&thread, nullptr, [](void*) -> void* { return nullptr; }, nullptr);
+  int made = pthread_create(
+      &thread, nullptr, [](void*) -> void* { return nullptr; }, nullptr);
   if (!made) pthread_join(thread, nullptr);
   int status = -1;
   pid_t child = fork();
@@ -31,7 +32,8 @@ void works(const char* when) {
   fflush(stdout);
   char echo[] = "echo", text[] = "spawned";
   char* command[] = {echo, text, nullptr};
-  if (posix_spawnp(&child, echo, nullptr, nullptr, command, environ) == 0) waitpid(child, &status, 0);
+  if (posix_spawnp(&child, echo, nullptr, nullptr, command, environ) == 0)
+    waitpid(child, &status, 0);
   printf("spawn %d\n", WEXITSTATUS(status));
 }
 

@@ -23,7 +23,10 @@ extern "C" char trapped_call_end[];
 
 [[gnu::noinline]] long trapped_call() {
   long ret = SYS_getppid;
-  asm volatile("syscall\n\t.globl trapped_call_end\ntrapped_call_end:" : "+a"(ret) : : "rcx", "r11", "memory");
+  asm volatile("syscall\n\t.globl trapped_call_end\ntrapped_call_end:"
+               : "+a"(ret)
+               :
+               : "rcx", "r11", "memory");
   return ret;
 }
 
@@ -42,8 +45,9 @@ void install(unsigned nr, unsigned action) {
 void on_trap(int signal, siginfo_t* info, void* context) {
   auto* uc = static_cast<ucontext_t*>(context);
   auto* g = uc->uc_mcontext.gregs;
-  printf("signal %d code %d nr %d arch %x errno %d call_addr %d rip %d rax %lld\n", signal, info->si_code,
-         info->si_syscall, info->si_arch, info->si_errno, info->si_call_addr == trapped_call_end,
+  printf("signal %d code %d nr %d arch %x errno %d call_addr %d rip %d rax %lld\n", signal,
+         info->si_code, info->si_syscall, info->si_arch, info->si_errno,
+         info->si_call_addr == trapped_call_end,
          g[REG_RIP] == reinterpret_cast<long>(trapped_call_end), g[REG_RAX]);
   g[REG_RAX] = 4242;
 }

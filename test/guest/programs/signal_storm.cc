@@ -66,8 +66,12 @@ void turn(Worker& w, int i, int* fds) {
   if (n != 1 || back != c) w.errors++;
   if (syscall(SYS_gettid) != w.tid) w.errors++;
   unsigned long a = 7, rounds = 300;
-  asm volatile("movq %0, %%xmm15; 1: add $2, %0; dec %1; jnz 1b; movq %%xmm15, %%rax; sub $7, %%rax; add %%rax, %0"
-               : "+r"(a), "+r"(rounds) : : "rax", "xmm15", "cc");
+  asm volatile(
+      "movq %0, %%xmm15; 1: add $2, %0; dec %1; jnz 1b; movq %%xmm15, %%rax; sub $7, %%rax; add "
+      "%%rax, %0"
+      : "+r"(a), "+r"(rounds)
+      :
+      : "rax", "xmm15", "cc");
   if (a != 607) w.errors++;
   if (i % 8 == 0) {
     mprotect(w.page, 4096, PROT_NONE);
@@ -76,7 +80,8 @@ void turn(Worker& w, int i, int* fds) {
   }
   sigset_t set;
   pthread_sigmask(SIG_BLOCK, nullptr, &set);
-  if (sigismember(&set, SIGRTMIN) || sigismember(&set, SIGUSR1) || sigismember(&set, SIGSEGV)) w.errors++;
+  if (sigismember(&set, SIGRTMIN) || sigismember(&set, SIGUSR1) || sigismember(&set, SIGSEGV))
+    w.errors++;
   if (i % 16 == 0) {
     struct sigaction old;
     sigaction(SIGUSR1, nullptr, &old);
@@ -92,8 +97,11 @@ void turn(Worker& w, int i, int* fds) {
   }
   if (i % 50 == 25) {
     pthread_t t;
-    if (pthread_create(&t, nullptr, [](void*) -> void* { return nullptr; }, nullptr)) w.errors++;
-    else pthread_join(t, nullptr);
+    if (pthread_create(
+            &t, nullptr, [](void*) -> void* { return nullptr; }, nullptr))
+      w.errors++;
+    else
+      pthread_join(t, nullptr);
   }
 }
 
@@ -132,7 +140,8 @@ int main() {
       info.si_code = SI_QUEUE;
       info.si_pid = getpid();
       info.si_value.sival_int = i;
-      while (syscall(SYS_rt_tgsigqueueinfo, getpid(), w.tid.load(), SIGRTMIN, &info) != 0) usleep(1000);
+      while (syscall(SYS_rt_tgsigqueueinfo, getpid(), w.tid.load(), SIGRTMIN, &info) != 0)
+        usleep(1000);
     }
     if (i % 4 == 0) usleep(200);
   }

@@ -60,12 +60,14 @@ bool blocked(int signal) {
 }
 
 void plain() {
-  install(SIGUSR1, [](int s, siginfo_t* info, void* context) {
-    auto* uc = static_cast<ucontext_t*>(context);
-    printf("  handler %d code %d pid %d blocked %d%d link %p mask %d\n", s, info->si_code,
-           info->si_pid == getpid(), blocked(SIGUSR1), blocked(SIGUSR2),
-           static_cast<void*>(uc->uc_link), sigismember(&uc->uc_sigmask, SIGUSR1));
-  }, 0, {SIGUSR2});
+  install(SIGUSR1,
+          [](int s, siginfo_t* info, void* context) {
+            auto* uc = static_cast<ucontext_t*>(context);
+            printf("  handler %d code %d pid %d blocked %d%d link %p mask %d\n", s, info->si_code,
+                   info->si_pid == getpid(), blocked(SIGUSR1), blocked(SIGUSR2),
+                   static_cast<void*>(uc->uc_link), sigismember(&uc->uc_sigmask, SIGUSR1));
+          },
+          0, {SIGUSR2});
   kill(getpid(), SIGUSR1);
   raise(SIGUSR1);
   printf("  after: blocked %d%d\n", blocked(SIGUSR1), blocked(SIGUSR2));
@@ -95,14 +97,18 @@ void nested() {
   install(SIGUSR1, handler, 0, {SIGUSR2});
   raise(SIGUSR1);
   count = 0;
-  install(SIGUSR1, [](int, siginfo_t*, void*) {
-    if (counted() < 5) raise(SIGUSR1);
-    order[order_used++] = 100 + count;
-  }, SA_NODEFER);
+  install(
+      SIGUSR1,
+      [](int, siginfo_t*, void*) {
+        if (counted() < 5) raise(SIGUSR1);
+        order[order_used++] = 100 + count;
+      },
+      SA_NODEFER);
   raise(SIGUSR1);
   for (int i = 0; i < order_used; i++) printf(" %d", order[i]);
   printf("\n");
-  install(SIGUSR1, [](int, siginfo_t*, void*) { count = 77; }, static_cast<int>(SA_RESETHAND));
+  install(
+      SIGUSR1, [](int, siginfo_t*, void*) { count = 77; }, static_cast<int>(SA_RESETHAND));
   raise(SIGUSR1);
   struct sigaction old;
   sigaction(SIGUSR1, nullptr, &old);
@@ -145,7 +151,14 @@ int fds[2];
 void restart() {
   for (int flags : {0, SA_RESTART}) {
     if (pipe(fds) != 0) exit(1);
-    install(SIGALRM, [](int, siginfo_t*, void*) { counted(); ssize_t n = write(fds[1], "x", 1); (void)n; }, flags);
+    install(
+        SIGALRM,
+        [](int, siginfo_t*, void*) {
+          counted();
+          ssize_t n = write(fds[1], "x", 1);
+          (void)n;
+        },
+        flags);
     count = 0;
     alarm_in(2000);
     char c;
@@ -157,7 +170,8 @@ void restart() {
     alarm_in(2000);
     timespec second = {0, 30000000}, left = {};
     int ret = nanosleep(&second, &left);
-    printf("  nanosleep %d %s left %d\n", ret, name(errno), left.tv_nsec > 0 && left.tv_nsec < 30000000);
+    printf("  nanosleep %d %s left %d\n", ret, name(errno),
+           left.tv_nsec > 0 && left.tv_nsec < 30000000);
     alarm_in(2000);
     ret = poll(nullptr, 0, 1000);
     printf("  poll %d %s\n", ret, name(errno));
@@ -209,8 +223,8 @@ void context_test() {
   install(SIGUSR1, [](int, siginfo_t*, void* context) {
     auto* uc = static_cast<ucontext_t*>(context);
     auto* g = uc->uc_mcontext.gregs;
-    printf("  rbx %llx r12 %llx r13 %llx r14 %llx r15 %llx rax %lld cs %llx\n", g[REG_RBX], g[REG_R12],
-           g[REG_R13], g[REG_R14], g[REG_R15], g[REG_RAX], g[REG_CSGSFS] & 0xffff);
+    printf("  rbx %llx r12 %llx r13 %llx r14 %llx r15 %llx rax %lld cs %llx\n", g[REG_RBX],
+           g[REG_R12], g[REG_R13], g[REG_R14], g[REG_R15], g[REG_RAX], g[REG_CSGSFS] & 0xffff);
     auto* fp = uc->uc_mcontext.fpregs;
     printf("  xmm7 %x mxcsr %x fcw %x\n", fp->_xmm[7].element[0], fp->mxcsr, fp->cwd);
     unsigned mxcsr;
@@ -287,17 +301,22 @@ void altstack() {
   install(SIGUSR2, handler);
   stack.ss_flags = static_cast<int>(1u << 31);  // SS_AUTODISARM
   sigaltstack(&stack, nullptr);
-  install(SIGUSR1, [](int, siginfo_t*, void*) {
-    stack_t now;
-    sigaltstack(nullptr, &now);
-    printf("  autodisarm in handler: flags %x size %zu\n", static_cast<unsigned>(now.ss_flags), now.ss_size);
-  }, SA_ONSTACK);
+  install(
+      SIGUSR1,
+      [](int, siginfo_t*, void*) {
+        stack_t now;
+        sigaltstack(nullptr, &now);
+        printf("  autodisarm in handler: flags %x size %zu\n", static_cast<unsigned>(now.ss_flags),
+               now.ss_size);
+      },
+      SA_ONSTACK);
   raise(SIGUSR1);
   sigaltstack(nullptr, &old);
   printf("  after: flags %x size %zu\n", static_cast<unsigned>(old.ss_flags), old.ss_size);
   stack.ss_flags = 0;
   sigaltstack(&stack, nullptr);
-  install(SIGSEGV, [](int, siginfo_t*, void*) { siglongjmp(jump, 1); }, SA_ONSTACK);
+  install(
+      SIGSEGV, [](int, siginfo_t*, void*) { siglongjmp(jump, 1); }, SA_ONSTACK);
   for (int i = 0; i < 2; i++)
     if (sigsetjmp(jump, 1) == 0) {
       deep(nullptr);
@@ -350,7 +369,8 @@ void faults() {
     mprotect(reinterpret_cast<void*>(reinterpret_cast<long>(info->si_addr) & ~4095l), 4096,
              PROT_READ | PROT_WRITE);
   });
-  page = static_cast<char*>(mmap(nullptr, 100 * 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  page =
+      static_cast<char*>(mmap(nullptr, 100 * 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   count = 0;
   for (int i = 0; i < 100; i++) page[i * 4096 + i] = static_cast<char>(i);
   int sum = 0;
@@ -371,11 +391,15 @@ void timers() {
   event.sigev_notify = SIGEV_SIGNAL;
   event.sigev_signo = SIGRTMIN + 3;
   event.sigev_value.sival_int = 9;
-  install(SIGRTMIN + 3, [](int, siginfo_t* info, void*) {
-    if (info->si_value.sival_int == 9 && info->si_code == SI_TIMER) in_dune_ticks = in_dune_ticks + 1;
-    state = state * 1.5;  // clobbers vector registers
-    asm volatile("pcmpeqd %%xmm3, %%xmm3; pcmpeqd %%xmm9, %%xmm9" : : : "xmm3", "xmm9");
-  }, SA_RESTART);
+  install(
+      SIGRTMIN + 3,
+      [](int, siginfo_t* info, void*) {
+        if (info->si_value.sival_int == 9 && info->si_code == SI_TIMER)
+          in_dune_ticks = in_dune_ticks + 1;
+        state = state * 1.5;  // clobbers vector registers
+        asm volatile("pcmpeqd %%xmm3, %%xmm3; pcmpeqd %%xmm9, %%xmm9" : : : "xmm3", "xmm9");
+      },
+      SA_RESTART);
   timer_create(CLOCK_MONOTONIC, &event, &timer);
   itimerspec when = {{0, 1000000}, {0, 1000000}};
   timer_settime(timer, 0, &when, nullptr);
@@ -448,12 +472,16 @@ void threads() {
 }
 
 void children() {
-  install(SIGCHLD, [](int, siginfo_t* info, void*) {
-    printf("  SIGCHLD code %d status %d\n", info->si_code, info->si_status);
-  }, SA_RESTART);
+  install(
+      SIGCHLD,
+      [](int, siginfo_t* info, void*) {
+        printf("  SIGCHLD code %d status %d\n", info->si_code, info->si_status);
+      },
+      SA_RESTART);
   pid_t child = fork();
   if (child == 0) _exit(7);
-  while (waitpid(child, nullptr, 0) < 0) {}
+  while (waitpid(child, nullptr, 0) < 0) {
+  }
   child = fork();
   if (child == 0) {
     signal(SIGTERM, SIG_DFL);
@@ -461,7 +489,8 @@ void children() {
     _exit(1);
   }
   int status;
-  while (waitpid(child, &status, 0) < 0) {}
+  while (waitpid(child, &status, 0) < 0) {
+  }
   printf("  ended by %d\n", WTERMSIG(status));
   signal(SIGCHLD, SIG_DFL);
 }
@@ -472,9 +501,9 @@ int main(int argc, char** argv) {
   const struct {
     const char* title;
     void (*run)();
-  } cases[] = {{"plain", plain},       {"nested", nested},     {"queued", queued},
+  } cases[] = {{"plain", plain},       {"nested", nested},       {"queued", queued},
                {"restart", restart},   {"suspended", suspended}, {"context", context_test},
-               {"altstack", altstack}, {"faults", faults},     {"timers", timers},
+               {"altstack", altstack}, {"faults", faults},       {"timers", timers},
                {"threads", threads},   {"children", children}};
 
   setvbuf(stdout, nullptr, _IONBF, 0);

@@ -29,6 +29,6 @@ void channel_send(char letter, std::string_view payload = {});
 // Tells the emulator to end.
 [[noreturn]] void power_off();
 
-} // namespace machine
+}  // namespace machine
 
 #endif

@@ -19,13 +19,13 @@
 namespace machine {
 
 struct Directive {
-	std::string verb;
-	std::vector<std::string> words;
+  std::string verb;
+  std::vector<std::string> words;
 };
 
 // Stops the machine when the file cannot be read.
-std::vector<Directive> plan_read(const char *path);
+std::vector<Directive> plan_read(const char* path);
 
-} // namespace machine
+}  // namespace machine
 
 #endif
