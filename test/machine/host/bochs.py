@@ -57,7 +57,8 @@ class Bochs:
         status = self._process.wait()
         if status < 0:
             return f"killed by signal {-status}"
-        return ([line for line in lines if ">>PANIC<<" in line] or lines or ["no log"])[-1].strip()
+        words = [line for line in lines if ">>PANIC<<" in line] or lines or [f"exit status {status}, no log"]
+        return words[-1].strip()
 
     def interrupt(self, cpus):
         """Stops the CPUs and returns the debugger's text about them; Bochs is of no use afterwards."""

@@ -100,7 +100,8 @@ class Boot:
         elif letter == "q":
             self._complete = True
         elif letter == "f":
-            raise Problem(f"the machine could not be set up: {text}{self._last_words(bochs)}")
+            cure = ": it was built for another kernel, run `make modules`" if "Exec format error" in text else ""
+            raise Problem(f"the machine could not be set up: {text}{cure}{self._last_words(bochs)}")
 
     def _last_words(self, bochs):
         """The kernel's reason for refusing a module, say."""
@@ -148,7 +149,8 @@ class Boot:
         elif self.log.panicked:
             self._end_badly("panic", self._panic_reason())
         elif not self._started:
-            raise EarlyEnd(f"Bochs ended before Linux was up: {reason}")
+            raise EarlyEnd(f"Bochs ended before Linux was up: {reason};"
+                           " it needs Debian 12's Bochs, 2.7 with VMX: run `make packages`")
         else:
             self._end_badly("hang", f"Bochs ended: {reason}")
 

@@ -121,7 +121,7 @@ def apt_cache(*arguments, missing=None):
     except FileNotFoundError:
         raise Problem("no apt-cache here: the emulated machine takes its kernels from Debian's packages") from None
     if done.returncode != 0 and missing is None:
-        raise Problem(f"apt-cache: {last_line(done.stderr)}")
+        raise Problem(f"apt-cache does not know Debian's packages: {last_line(done.stderr)}: run `apt-get update`")
     return done.stdout if done.returncode == 0 else missing
 
 
