@@ -18,13 +18,26 @@ struct NewCall {
 
 // Newer than libseccomp 2.5 knows; the numbers are those of asm/unistd_64.h of Linux 6.17.
 constexpr NewCall kNewCalls[] = {
-    {"uretprobe", 335},         {"cachestat", 451},         {"fchmodat2", 452},
-    {"map_shadow_stack", 453},  {"futex_wake", 454},        {"futex_wait", 455},
-    {"futex_requeue", 456},     {"statmount", 457},         {"listmount", 458},
-    {"lsm_get_self_attr", 459}, {"lsm_set_self_attr", 460}, {"lsm_list_modules", 461},
-    {"mseal", 462},             {"setxattrat", 463},        {"getxattrat", 464},
-    {"listxattrat", 465},       {"removexattrat", 466},     {"open_tree_attr", 467},
-    {"file_getattr", 468},      {"file_setattr", 469},
+    {"uretprobe", 335},
+    {"cachestat", 451},
+    {"fchmodat2", 452},
+    {"map_shadow_stack", 453},
+    {"futex_wake", 454},
+    {"futex_wait", 455},
+    {"futex_requeue", 456},
+    {"statmount", 457},
+    {"listmount", 458},
+    {"lsm_get_self_attr", 459},
+    {"lsm_set_self_attr", 460},
+    {"lsm_list_modules", 461},
+    {"mseal", 462},
+    {"setxattrat", 463},
+    {"getxattrat", 464},
+    {"listxattrat", 465},
+    {"removexattrat", 466},
+    {"open_tree_attr", 467},
+    {"file_getattr", 468},
+    {"file_setattr", 469},
 };
 
 // Not of x86-64, and likewise too new.

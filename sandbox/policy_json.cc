@@ -21,12 +21,12 @@ namespace {
 using Type = JsonValue::Type;
 
 constexpr int kMaxErrno = 4095;
-constexpr size_t kMaxRules = 16384;       // with comparisons, in all
+constexpr size_t kMaxRules = 16384;  // with comparisons, in all
 constexpr size_t kMaxRulesOfCall = 256;
 
-constexpr std::string_view kFlags[] = {
-    "SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
-    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"};
+constexpr std::string_view kFlags[] = {"SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG",
+                                       "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+                                       "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"};
 
 auto key_of(const Comparison& c) { return std::tie(c.argument, c.op, c.value, c.value2); }
 
@@ -35,9 +35,7 @@ bool same(const Rule& a, const Rule& b) {
                     [](const auto& x, const auto& y) { return key_of(x) == key_of(y); });
 }
 
-bool same(const Verdict& a, const Verdict& b) {
-  return a.action == b.action && a.error == b.error;
-}
+bool same(const Verdict& a, const Verdict& b) { return a.action == b.action && a.error == b.error; }
 
 // "4.8" or "6.1.0-25-amd64".
 std::optional<std::pair<unsigned, unsigned>> version(std::string_view text) {
@@ -82,7 +80,9 @@ class ProfileReader {
     bool applies = true;
   };
 
-  bool fail(const JsonValue& at, std::string message) { return fail(at.offset, std::move(message)); }
+  bool fail(const JsonValue& at, std::string message) {
+    return fail(at.offset, std::move(message));
+  }
   bool fail(size_t offset, std::string message) {
     problem_ = {offset, std::move(message), problem_.kNowhere};
     return false;
@@ -137,11 +137,16 @@ class ProfileReader {
     const JsonValue *action = nullptr, *error = nullptr, *calls = nullptr;
     const JsonValue *architectures = nullptr, *map = nullptr;
     for (const JsonValue& value : profile.items) {
-      if (value.key == "defaultAction") action = &value;
-      else if (value.key == "defaultErrnoRet") error = &value;
-      else if (value.key == "architectures") architectures = &value;
-      else if (value.key == "archMap") map = &value;
-      else if (value.key == "syscalls") calls = &value;
+      if (value.key == "defaultAction")
+        action = &value;
+      else if (value.key == "defaultErrnoRet")
+        error = &value;
+      else if (value.key == "architectures")
+        architectures = &value;
+      else if (value.key == "archMap")
+        map = &value;
+      else if (value.key == "syscalls")
+        calls = &value;
       else if (value.key == "flags") {
         if (!read_flags(value)) return false;
       } else if (value.key == "listenerPath" || value.key == "listenerMetadata") {
@@ -192,9 +197,8 @@ class ProfileReader {
               main = &value;
             } else if (value.key == "subArchitectures") {
               bool ignored = false;
-              if (!each(value, Type::kString, "a string", [&](const JsonValue& name) {
-                    return architecture(name, ignored);
-                  }))
+              if (!each(value, Type::kString, "a string",
+                        [&](const JsonValue& name) { return architecture(name, ignored); }))
                 return false;
             } else {
               return unknown_key(value);
@@ -253,11 +257,16 @@ class ProfileReader {
   bool read_comparison(const JsonValue& arg, Rule& rule) {
     const JsonValue *index = nullptr, *value = nullptr, *second = nullptr, *op = nullptr;
     for (const JsonValue& part : arg.items) {
-      if (part.key == "index") index = &part;
-      else if (part.key == "value") value = &part;
-      else if (part.key == "valueTwo") second = &part;
-      else if (part.key == "op") op = &part;
-      else return unknown_key(part);
+      if (part.key == "index")
+        index = &part;
+      else if (part.key == "value")
+        value = &part;
+      else if (part.key == "valueTwo")
+        second = &part;
+      else if (part.key == "op")
+        op = &part;
+      else
+        return unknown_key(part);
     }
     if (!index || !value || !op) return fail(arg, "index, value and op are needed");
     Comparison c;
@@ -337,8 +346,8 @@ class ProfileReader {
       if (!before.rule.when.empty() && !same(before.rule, rule)) continue;
       if (same(before.rule.verdict, rule.verdict)) return true;
       fail(name, quoted(name.text) + " is decided otherwise " +
-                            (before.rule.when.empty() ? "" : "under the same conditions ") +
-                            "before: " + describe(before.rule.verdict));
+                     (before.rule.when.empty() ? "" : "under the same conditions ") +
+                     "before: " + describe(before.rule.verdict));
       problem_.other = before.offset;
       return false;
     }

@@ -130,8 +130,8 @@ void ProfileWriter::add(const std::vector<const char*>& names, const Rule& rule,
   for (const Comparison& c : rule.when) {
     text_ += first ? ",\n\t\t\t\"args\": [" : ",\n\t\t\t\t";
     first = false;
-    text_ += "{\"index\": " + std::to_string(c.argument) +
-             ", \"value\": " + std::to_string(c.value);
+    text_ +=
+        "{\"index\": " + std::to_string(c.argument) + ", \"value\": " + std::to_string(c.value);
     if (c.op == Compare::kMaskedEq) text_ += ", \"valueTwo\": " + std::to_string(c.value2);
     text_ += std::string(", \"op\": \"") + compare_word(c.op) + "\"}";
   }

@@ -69,12 +69,39 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
 #ifndef __clang__
 namespace {
 
-constexpr const char* kTokens[] = {
-    "{", "}", "[", "]", ":", ",", "\"", "\\", "null", "true", "-1", "0", "5", "6", "1e400",
-    "18446744073709551615", "18446744073709551616", "\"SCMP_ACT_ALLOW\"", "\"SCMP_ACT_KILL\"",
-    "\"SCMP_ACT_TRACE\"", "\"SCMP_CMP_GE\"", "\"SCMP_CMP_MASKED_EQ\"", "\"read\"", "\"socket\"",
-    "\"clone3\"", "\"_llseek\"", "\"names\":", "\"errnoRet\":4095,", "\"comment\":\"\\u0000\",",
-    "\"includes\":{\"minKernel\":\"6.1\"},", "\"excludes\":{\"arches\":[\"amd64\"]},", "\xff", "\n"};
+constexpr const char* kTokens[] = {"{",
+                                   "}",
+                                   "[",
+                                   "]",
+                                   ":",
+                                   ",",
+                                   "\"",
+                                   "\\",
+                                   "null",
+                                   "true",
+                                   "-1",
+                                   "0",
+                                   "5",
+                                   "6",
+                                   "1e400",
+                                   "18446744073709551615",
+                                   "18446744073709551616",
+                                   "\"SCMP_ACT_ALLOW\"",
+                                   "\"SCMP_ACT_KILL\"",
+                                   "\"SCMP_ACT_TRACE\"",
+                                   "\"SCMP_CMP_GE\"",
+                                   "\"SCMP_CMP_MASKED_EQ\"",
+                                   "\"read\"",
+                                   "\"socket\"",
+                                   "\"clone3\"",
+                                   "\"_llseek\"",
+                                   "\"names\":",
+                                   "\"errnoRet\":4095,",
+                                   "\"comment\":\"\\u0000\",",
+                                   "\"includes\":{\"minKernel\":\"6.1\"},",
+                                   "\"excludes\":{\"arches\":[\"amd64\"]},",
+                                   "\xff",
+                                   "\n"};
 
 std::vector<std::string> corpus() {
   std::vector<std::string> texts = {"{\"defaultAction\": \"SCMP_ACT_ERRNO\", \"syscalls\": []}"};

@@ -106,9 +106,9 @@ TEST_CASE("policy: comparisons are of unsigned 64-bit values") {
   };
   for (const auto& c : cases) {
     INFO(c.op);
-    const Policy policy =
-        good(with_arg("{\"index\": 2, \"value\": " + std::to_string(c.value) + ", \"valueTwo\": " +
-                      std::to_string(c.second) + ", \"op\": \"SCMP_CMP_" + c.op + "\"}"));
+    const Policy policy = good(with_arg("{\"index\": 2, \"value\": " + std::to_string(c.value) +
+                                        ", \"valueTwo\": " + std::to_string(c.second) +
+                                        ", \"op\": \"SCMP_CMP_" + c.op + "\"}"));
     for (uint64_t value : {0ul, 7ul, 8ul, 9ul, 1ul << 32 | 8, ~0ul})
       CHECK(allowed({policy, "read", 0, 0, value}) == c.holds.contains(value));
   }
@@ -163,7 +163,8 @@ TEST_CASE("policy: minKernel is compared by number") {
   struct {
     const char* release;
     bool reached;
-  } const cases[] = {{"6.9.1", false}, {"6.10", true}, {"6.12.0-x", true}, {"5.20", false}, {"7.0", true}};
+  } const cases[] = {
+      {"6.9.1", false}, {"6.10", true}, {"6.12.0-x", true}, {"5.20", false}, {"7.0", true}};
   for (const auto& c : cases) {
     INFO(c.release);
     JsonValue document;
@@ -218,7 +219,8 @@ TEST_CASE("policy: every error has its place") {
         "p.json:2:12: an element of names has to be a string");
   CHECK(bad(with_calls("{\"names\": [\"read\"], " + allow + ", \"excludes\": {\"cap\": []}}")) ==
         "p.json:2:62: unknown key 'cap'");
-  CHECK(bad(with_calls("{\"names\": [\"read\"], " + allow + "},\n{\"names\": [\"write\", \"read\"], "
+  CHECK(bad(with_calls("{\"names\": [\"read\"], " + allow +
+                       "},\n{\"names\": [\"write\", \"read\"], "
                        "\"action\": \"SCMP_ACT_ERRNO\"}")) ==
         "p.json:3:21: 'read' is decided otherwise before: allow (line 2)");
 
@@ -229,12 +231,14 @@ TEST_CASE("policy: every error has its place") {
                        ", \"op\": \"SCMP_CMP_EQ\"}")) ==
           "p.json:3:23: value '" + std::string(number) +
               "' is no whole number from 0 to 18446744073709551615");
-  CHECK(bad(with_arg("{\"index\": 0, \"value\": 0}")) == "p.json:3:1: index, value and op are needed");
+  CHECK(bad(with_arg("{\"index\": 0, \"value\": 0}")) ==
+        "p.json:3:1: index, value and op are needed");
   CHECK(bad(with_arg("{\"index\": 0, \"value\": 0, \"op\": \"EQ\"}")) ==
         "p.json:3:32: unknown op 'EQ'");
   CHECK(bad(with_arg("{\"index\": 0, \"value\": 0, \"valueTwo\": 1, \"op\": \"SCMP_CMP_EQ\"}")) ==
         "p.json:3:38: valueTwo is for SCMP_CMP_MASKED_EQ");
-  CHECK(bad(with_arg("{\"index\": 0, \"value\": 2, \"valueTwo\": 3, \"op\": \"SCMP_CMP_MASKED_EQ\"}")) ==
+  CHECK(bad(with_arg(
+            "{\"index\": 0, \"value\": 2, \"valueTwo\": 3, \"op\": \"SCMP_CMP_MASKED_EQ\"}")) ==
         "p.json:3:38: never equal: valueTwo has bits that value masks out");
   CHECK(bad(with_arg("{\"index\": 1, \"value\": 2, \"op\": \"SCMP_CMP_GE\"},\n"
                      "{\"index\": 1, \"value\": 5, \"op\": \"SCMP_CMP_LE\"}"))
@@ -255,7 +259,8 @@ TEST_CASE("policy: limits of a document") {
   for (unsigned i = 0; i < 300; i++)
     rules += std::string(i ? ",\n" : "") +
              "{\"names\": [\"read\"], \"action\": \"SCMP_ACT_ALLOW\", \"args\": [{\"index\": 0, "
-             "\"value\": " + std::to_string(i) + ", \"op\": \"SCMP_CMP_EQ\"}]}";
+             "\"value\": " +
+             std::to_string(i) + ", \"op\": \"SCMP_CMP_EQ\"}]}";
   CHECK(bad(with_calls(rules)).find("too many rules for 'read'") != std::string::npos);
   // The message stays one line of text.
   CHECK(bad("{\"\\n\\u001b[31m" + std::string(500, 'x') + "\": 1}").size() < 120);
@@ -266,7 +271,8 @@ TEST_CASE("policy: what is said twice alike is no contradiction") {
       "{\"names\": [\"read\", \"read\"], \"action\": \"SCMP_ACT_ALLOW\"},"
       "{\"names\": [\"read\"], \"action\": \"SCMP_ACT_ALLOW\", \"args\": null, \"includes\": {}},"
       "{\"names\": [\"socketcall\", \"_llseek\"], \"action\": \"SCMP_ACT_KILL\"},"
-      "{\"names\": [\"write\"], \"action\": \"SCMP_ACT_ALLOW\", \"includes\": {\"caps\": [\"CAP_X\"]}},"
+      "{\"names\": [\"write\"], \"action\": \"SCMP_ACT_ALLOW\", \"includes\": {\"caps\": "
+      "[\"CAP_X\"]}},"
       "{\"names\": [\"write\"], \"action\": \"SCMP_ACT_ERRNO\", \"errnoRet\": 5}"));
   CHECK(allowed({policy, "read"}));
   CHECK(error({policy, "write"}) == 5);
@@ -297,16 +303,61 @@ TEST_CASE("policy: ordinary programs, and never the dangerous calls") {
   const Policy policy = Policy::ordinary();
   for (const char* name : {"read", "openat", "mmap", "execve", "futex", "epoll_pwait", "rseq"})
     CHECK(allowed({policy, name}));
-  for (const char* name :
-       {"ptrace", "process_vm_readv", "process_vm_writev", "io_uring_setup", "io_uring_enter",
-        "io_uring_register", "userfaultfd", "perf_event_open", "bpf", "keyctl", "add_key",
-        "request_key", "init_module", "finit_module", "delete_module", "mount", "umount2",
-        "pivot_root", "chroot", "move_mount", "fsopen", "fsmount", "fsconfig", "fspick",
-        "open_tree", "mount_setattr", "setns", "unshare", "kexec_load", "kexec_file_load",
-        "reboot", "swapon", "swapoff", "iopl", "ioperm", "open_by_handle_at",
-        "name_to_handle_at", "quotactl", "quotactl_fd", "acct", "settimeofday", "clock_settime",
-        "adjtimex", "clock_adjtime", "pidfd_getfd", "kcmp", "process_madvise", "move_pages",
-        "modify_ldt", "shmat", "mq_open", "syslog", "sethostname", "vhangup", "fanotify_init"})
+  for (const char* name : {"ptrace",
+                           "process_vm_readv",
+                           "process_vm_writev",
+                           "io_uring_setup",
+                           "io_uring_enter",
+                           "io_uring_register",
+                           "userfaultfd",
+                           "perf_event_open",
+                           "bpf",
+                           "keyctl",
+                           "add_key",
+                           "request_key",
+                           "init_module",
+                           "finit_module",
+                           "delete_module",
+                           "mount",
+                           "umount2",
+                           "pivot_root",
+                           "chroot",
+                           "move_mount",
+                           "fsopen",
+                           "fsmount",
+                           "fsconfig",
+                           "fspick",
+                           "open_tree",
+                           "mount_setattr",
+                           "setns",
+                           "unshare",
+                           "kexec_load",
+                           "kexec_file_load",
+                           "reboot",
+                           "swapon",
+                           "swapoff",
+                           "iopl",
+                           "ioperm",
+                           "open_by_handle_at",
+                           "name_to_handle_at",
+                           "quotactl",
+                           "quotactl_fd",
+                           "acct",
+                           "settimeofday",
+                           "clock_settime",
+                           "adjtimex",
+                           "clock_adjtime",
+                           "pidfd_getfd",
+                           "kcmp",
+                           "process_madvise",
+                           "move_pages",
+                           "modify_ldt",
+                           "shmat",
+                           "mq_open",
+                           "syslog",
+                           "sethostname",
+                           "vhangup",
+                           "fanotify_init"})
     for (uint64_t arg : {0ul, 1ul, ~0ul}) {
       INFO(name);
       CHECK_FALSE(allowed({policy, name, arg, arg, arg}));
