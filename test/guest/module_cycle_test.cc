@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include <catch2/catch.hpp>
@@ -67,6 +68,15 @@ std::string short_run(dune::Forward forward) {
   const pid_t pid = getpid();
   dune::leave();
   return pid == getpid() ? "" : "wrong pid";
+}
+
+// Why a process of this user cannot enter Dune mode.
+std::string refusal(uid_t user = 0) {
+  return in_child([user]() -> std::string {
+    if (user && setresuid(user, user, user)) return "setresuid";
+    auto entered = dune::enter();
+    return entered ? "entered" : entered.error().what;
+  });
 }
 
 }  // namespace
@@ -140,6 +150,31 @@ TEST_CASE("what is open keeps the module, and KVM's", "[module]") {
   test::require_host_unharmed();
 }
 
+TEST_CASE("who cannot enter is told why, and what to do about it", "[module]") {
+  if (!can_cycle()) return;
+  constexpr uid_t kNobody = 65534;
+  struct stat kvm {};
+  REQUIRE(stat("/dev/kvm", &kvm) == 0);
+  REQUIRE(chmod("/dev/kvm", 0600) == 0);
+  CHECK(refusal(kNobody) == "no permission for /dev/kvm: join its group (usually kvm)");
+  REQUIRE(chmod("/dev/kvm", 0666) == 0);
+  REQUIRE(chmod("/dev/dune", 0600) == 0);
+  CHECK(refusal(kNobody) ==
+        "no permission for /dev/dune: ask the administrator for read and write access");
+  REQUIRE(chmod("/dev/dune", 0666) == 0);
+  CHECK(refusal(kNobody) == "entered");
+  REQUIRE(chmod("/dev/kvm", kvm.st_mode & 0777) == 0);
+
+  const std::string how = parameters();
+  REQUIRE(unload_when_free("dune") == 0);
+  CHECK(refusal() == "/dev/dune is missing: load the module (insmod dune.ko, as root)");
+  // Parameters that make no sense leave nothing behind.
+  CHECK(load("dune", how + " gpa_bits=7") == EINVAL);
+  CHECK(access("/dev/dune", F_OK) == -1);
+  REQUIRE(load("dune", how) == 0);
+  CHECK(refusal() == "entered");
+}
+
 TEST_CASE("without KVM: ENODEV, and all is well when it comes back", "[module]") {
   if (!can_cycle()) return;
   const std::string how = parameters();
@@ -160,12 +195,14 @@ TEST_CASE("without KVM: ENODEV, and all is well when it comes back", "[module]")
   create.flags = DUNE_VM_SHARE_KVM;
   CHECK((ioctl(device, DUNE_CREATE_VM, &create) == -1 && errno == ENOENT));
   close(device);
-  CHECK(in_child([] {
-          auto entered = dune::enter();
-          return entered ? "entered" : std::string();
-        }) == "");
+  CHECK(refusal() == "/dev/kvm is missing: load kvm_intel (modprobe kvm_intel, as root)");
 
+  // KVM without EPT keeps VMX on as well.
   REQUIRE(load("kvm") == 0);
+  REQUIRE(load("kvm-intel", "ept=0") == 0);
+  CHECK(in_child([] { return short_run(dune::Forward::kFast); }) == "");
+  REQUIRE(unload_when_free("kvm_intel") == 0);
+
   REQUIRE(load("kvm-intel") == 0);
   CHECK(in_child([] { return short_run(dune::Forward::kFast); }) == "");
   test::require_host_unharmed();
