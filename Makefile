@@ -23,7 +23,7 @@ B := build
 KERNELS := 6.1 6.12
 JOBS := -j$(shell nproc)
 
-.PHONY: install demo check check-full fuzz bench build modules user packages clean distclean help
+.PHONY: format install demo check check-full fuzz bench build modules user packages clean distclean help
 .DEFAULT_GOAL := build
 
 # ---- what users call; packages come before anything that needs them ----
@@ -34,6 +34,7 @@ check-full: check ; @test/differential/run
 fuzz: ; @test/packages && $(MAKE) $(JOBS) tests && test/fuzz/run $(FUZZ_SECONDS)
 bench: ; @test/packages && $(MAKE) $(JOBS) programs $(B)/test/bench module-$(KERNEL) && test/bench/run
 packages: ; @test/packages
+format: ; @clang-format -i $$(git ls-files '*.cc' '*.hpp' '*.h' '*.c' ':!kern' ':!test/machine/breakage')
 
 help:
 	@echo 'make demo       real programs in Dune mode (needs root only to install packages)'
@@ -47,6 +48,7 @@ help:
 	@echo 'make module-native   dune.ko for the running kernel: build/module-native'
 	@echo 'make packages   installs the Debian packages of test/packages.txt that are missing'
 	@echo 'make install   libraries, headers, dune-run, its man page (PREFIX=$(PREFIX), DESTDIR)'
+	@echo 'make format     the C and C++ sources outside kern/ as test/lint wants them'
 	@echo 'make clean      removes what was built; the unpacked kernels stay'
 	@echo 'make distclean  removes build/'
 	@echo
