@@ -169,8 +169,8 @@ void init_spaces(const PageTable& table, bool fork_child) {
       spaces[i].tlb_gen++;
     }
   }
-  spaces[0].map = PageMap(table, process.arena, kHooks,
-                          process.leaves_1g ? PageSize::k1G : PageSize::k2M);
+  spaces[0].map =
+      PageMap(table, process.arena, kHooks, process.leaves_1g ? PageSize::k1G : PageSize::k2M);
   spaces[0].used = true;
 }
 
@@ -264,9 +264,7 @@ void reap_space(uint32_t index) {
 
 bool AddressSpace::valid() const { return static_cast<bool>(Access(index_, generation_)); }
 
-bool AddressSpace::active() const {
-  return in_dune() && Thread::current()->active_space == index_;
-}
+bool AddressSpace::active() const { return in_dune() && Thread::current()->active_space == index_; }
 
 Result<uint64_t> AddressSpace::cr3() const {
   Access access(index_, generation_);
@@ -503,7 +501,8 @@ Result<void> AddressSpace::flush() {
 bool AddressSpace::copy_on_write(Gva at) {
   for (;;) {
     auto m = lookup(at);
-    if (!m || !m->present() || !(m->flags & kCopyOnWrite) || (m->flags & kPteWritable)) return false;
+    if (!m || !m->present() || !(m->flags & kCopyOnWrite) || (m->flags & kPteWritable))
+      return false;
     const uint64_t rights = (m->flags | kPteWritable) & ~kCopyOnWrite;
     if (m->size != PageSize::k4K) {
       if (!split(at.align_down(4096), 4096, PageSize::k4K)) return false;

@@ -30,8 +30,8 @@
 #ifndef LIBDUNE_ADDRESS_SPACE_H
 #define LIBDUNE_ADDRESS_SPACE_H
 
-#include <cstdint>
 #include <cerrno>
+#include <cstdint>
 #include <utility>
 
 #include "libdune/address.h"
@@ -80,7 +80,7 @@ class AddressSpace {
 
   // What the calling thread uses from now on.  EPERM: natively.
   Result<void> activate() const;
-  bool active() const;  // on the calling thread
+  bool active() const;           // on the calling thread
   Result<uint64_t> cr3() const;  // root and PCID, as CR3 takes them
 
   // Memory of the process at another address, or at its own.  Pages need not be touched
@@ -94,8 +94,7 @@ class AddressSpace {
   // New rights; ENOENT when a hole is in the range.
   Result<void> protect(Gva at, uint64_t bytes, uint64_t rights, Batch* batch = nullptr);
   // Sets and clears single bits of kPteChoice; skips holes.
-  Result<void> change(Gva at, uint64_t bytes, uint64_t set, uint64_t clear,
-                      Batch* batch = nullptr);
+  Result<void> change(Gva at, uint64_t bytes, uint64_t set, uint64_t clear, Batch* batch = nullptr);
   Result<void> unmap(Gva at, uint64_t bytes, Batch* batch = nullptr);
   Result<void> reset(Gva at, uint64_t bytes, Batch* batch = nullptr);
   Result<void> split(Gva at, uint64_t bytes, PageSize size);

@@ -58,12 +58,8 @@ void rewind(const TrapFrame& f, dune_tf& tf) {
       // INT1; a single step goes on stepping natively, by RFLAGS.TF.
       if (code_byte(tf.rip - 1) == 0xf1) tf.rip -= 1;
       break;
-    case T_BRKPT:
-      tf.rip -= code_byte(tf.rip - 1) == 0xcc ? 1 : 2;
-      break;
-    case T_OFLOW:
-      tf.rip -= 2;
-      break;
+    case T_BRKPT: tf.rip -= code_byte(tf.rip - 1) == 0xcc ? 1 : 2; break;
+    case T_OFLOW: tf.rip -= 2; break;
     default:
       if (f.vector >= 32) tf.rip -= 2;  // only INT n gets here
   }
@@ -73,15 +69,11 @@ int signal_of(uint64_t vector) {
   switch (vector) {
     case T_DIVIDE:
     case T_FPERR:
-    case T_SIMDERR:
-      return SIGFPE;
+    case T_SIMDERR: return SIGFPE;
     case T_DEBUG:
-    case T_BRKPT:
-      return SIGTRAP;
-    case T_ILLOP:
-      return SIGILL;
-    case T_ALIGN:
-      return SIGBUS;
+    case T_BRKPT: return SIGTRAP;
+    case T_ILLOP: return SIGILL;
+    case T_ALIGN: return SIGBUS;
   }
   return SIGSEGV;
 }
@@ -108,7 +100,10 @@ bool of_ring3(const TrapFrame& f) { return f.tf.cs & 3; }
 void take_over(Thread& thread) {
   RingBlock& b = thread.ring_block();
   // The CPU cleared IF, TF and NT, but AC is still ring 3's.
-  asm volatile("lea -128(%%rsp), %%rsp; pushq $2; popfq; lea 128(%%rsp), %%rsp" : : : "memory", "cc");
+  asm volatile("lea -128(%%rsp), %%rsp; pushq $2; popfq; lea 128(%%rsp), %%rsp"
+               :
+               :
+               : "memory", "cc");
   asm volatile("rdfsbase %0" : "=r"(b.user_fs));
   asm volatile("rdgsbase %0" : "=r"(b.user_gs));
   asm volatile("wrfsbase %0" : : "r"(b.ring0_fs));
@@ -132,8 +127,8 @@ bool answered_by_client(TrapFrame& f) {
   if (f.vector == VECTOR_SYSCALL)
     client->syscall(f.tf, client->context);
   else
-    client->trap(static_cast<uint8_t>(f.vector), f.tf.err,
-                 Gva(f.vector == T_PGFLT ? f.cr2 : 0), f.tf, client->context);
+    client->trap(static_cast<uint8_t>(f.vector), f.tf.err, Gva(f.vector == T_PGFLT ? f.cr2 : 0),
+                 f.tf, client->context);
   return true;
 }
 
@@ -194,8 +189,7 @@ extern "C" [[gnu::visibility("hidden")]] TrapFrame* dune_trap(TrapFrame* f) {
     dune::end_ring3(*f, "trap on the way between the rings");
   }
   if (f->vector == T_PGFLT) {
-    if (dune::is_vsyscall(*f) || dune::process.page_fault.kind)
-      return dune::to_handler_stack(*f);
+    if (dune::is_vsyscall(*f) || dune::process.page_fault.kind) return dune::to_handler_stack(*f);
   }
   if (!dune::process.handlers[f->vector].kind) dune::unhandled(*f);
   return dune::to_handler_stack(*f);
@@ -220,18 +214,10 @@ extern "C" [[gnu::visibility("hidden")]] void dune_trap_handler(TrapFrame* f) {
                          ? dune::process.page_fault
                          : dune::process.handlers[f->vector];
   switch (h.kind) {
-    case Handler::kTrap:
-      h.trap(f->tf, h.context);
-      break;
-    case Handler::kPageFault:
-      h.page_fault(dune::Gva(f->cr2), f->tf.err, f->tf, h.context);
-      break;
-    case Handler::kC:
-      h.c(&f->tf);
-      break;
-    case Handler::kCPageFault:
-      h.c_page_fault(f->cr2, f->tf.err, &f->tf);
-      break;
+    case Handler::kTrap: h.trap(f->tf, h.context); break;
+    case Handler::kPageFault: h.page_fault(dune::Gva(f->cr2), f->tf.err, f->tf, h.context); break;
+    case Handler::kC: h.c(&f->tf); break;
+    case Handler::kCPageFault: h.c_page_fault(f->cr2, f->tf.err, &f->tf); break;
     case Handler::kNone:  // removed meanwhile: the trap comes again
       break;
   }

@@ -22,7 +22,8 @@ namespace dune {
 constexpr uint8_t kFirstInterrupt = 32;  // vectors below are exceptions
 
 // `tid` as gettid() says.  Works natively too, from a process that has entered.
-// EINVAL: vector below 32, or 255, which is libdune's own (rings.h).  ESRCH: no thread of this process with that number has a VCPU.
+// EINVAL: vector below 32, or 255, which is libdune's own (rings.h).  ESRCH: no thread of this
+// process with that number has a VCPU.
 Result<void> send_interrupt(int tid, uint8_t vector);
 
 // Raises `vector` once in the calling thread, `nanoseconds` from now; a new call replaces

@@ -67,7 +67,7 @@ Result<Ring3End> call_ring3(Ring3Call& call, const Ring3Client& client) {
   RingBlock& b = block();
   b.user_fs_set = true;
   return dune_ring3_call(&call, &b, entry_stack(*b.thread), &client) ? Ring3End::kLeft
-                                                                      : Ring3End::kReturned;
+                                                                     : Ring3End::kReturned;
 }
 
 void leave_ring3(long value) {
@@ -92,10 +92,10 @@ void on_syscall(TrapHandler handler, void* context) {
 }
 
 void pass_syscall(dune_tf& tf) {
-  tf.rax = static_cast<uint64_t>(
-      sys::call(static_cast<long>(tf.rax), static_cast<long>(tf.rdi), static_cast<long>(tf.rsi),
-                static_cast<long>(tf.rdx), static_cast<long>(tf.rcx), static_cast<long>(tf.r8),
-                static_cast<long>(tf.r9)));
+  tf.rax = static_cast<uint64_t>(sys::call(static_cast<long>(tf.rax), static_cast<long>(tf.rdi),
+                                           static_cast<long>(tf.rsi), static_cast<long>(tf.rdx),
+                                           static_cast<long>(tf.rcx), static_cast<long>(tf.r8),
+                                           static_cast<long>(tf.r9)));
 }
 
 uint64_t ring3_fs() { return block().user_fs; }

@@ -75,14 +75,14 @@ constexpr uint64_t kRing3Return = 0x44754e45;
 // of ring-3 code that does `mov %rax, %rdi; mov $kRing3Return, %eax; syscall`, is on its
 // stack already.  All other registers start as 0, the vector state as the initial one.
 struct Ring3Call {
-  uint64_t gpr[6];      // rdi, rsi, rdx, rcx, r8, r9
+  uint64_t gpr[6];  // rdi, rsi, rdx, rcx, r8, r9
   uint64_t rip;
   uint64_t rsp;
-  uint32_t vectors;     // how many of xmm[] are loaded (low halves), at most 8; and al
+  uint32_t vectors;  // how many of xmm[] are loaded (low halves), at most 8; and al
   double xmm[8];
-  uint64_t rax, rdx;    // out: the result,
-  double result[2];     // and the low halves of xmm0 and xmm1
-  long left;            // out: what leave_ring3() was given
+  uint64_t rax, rdx;  // out: the result,
+  double result[2];   // and the low halves of xmm0 and xmm1
+  long left;          // out: what leave_ring3() was given
 };
 enum class Ring3End : uint8_t {
   kReturned,  // results are in the Ring3Call

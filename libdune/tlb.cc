@@ -77,8 +77,8 @@ namespace {
 [[gnu::noinline]] void prepare(Thread& thread, Space& s) {
   Locked locked(s.lock);
   const auto low = reinterpret_cast<uint64_t>(thread.mapping());
-  for (uint64_t at : {low, low + thread.mapping_bytes() - 1,
-                      reinterpret_cast<uint64_t>(thread.run)})
+  for (uint64_t at :
+       {low, low + thread.mapping_bytes() - 1, reinterpret_cast<uint64_t>(thread.run)})
     (void)s.map.fill(Gva(at));
 }
 

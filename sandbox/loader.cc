@@ -33,8 +33,8 @@ int protection_of(uint32_t flags) {
 struct Image {
   bool fixed = false;  // ET_EXEC
   uint64_t entry = 0;
-  uint64_t low = 0, high = 0;     // of all segments, rounded to pages
-  uint64_t headers_at = 0;        // address of the program headers, as linked
+  uint64_t low = 0, high = 0;  // of all segments, rounded to pages
+  uint64_t headers_at = 0;     // address of the program headers, as linked
   std::string interpreter;
   bool executable_stack = false;
   std::vector<GElf_Phdr> segments;
@@ -48,8 +48,7 @@ struct ElfCloser {
 Result<void> check_segment(const GElf_Phdr& p, uint64_t file_bytes) {
   constexpr uint64_t kTop = 1ull << 47;
   if (p.p_filesz > p.p_memsz || p.p_offset > file_bytes || p.p_filesz > file_bytes - p.p_offset ||
-      p.p_vaddr >= kTop || p.p_memsz > kTop - p.p_vaddr ||
-      (p.p_vaddr - p.p_offset) % kPage != 0)
+      p.p_vaddr >= kTop || p.p_memsz > kTop - p.p_vaddr || (p.p_vaddr - p.p_offset) % kPage != 0)
     return kBadHeaders;
   return {};
 }
@@ -83,7 +82,8 @@ Result<Image> read_image(int fd) {
     if (p.p_type == PT_GNU_STACK) image.executable_stack = p.p_flags & PF_X;
     if (p.p_type == PT_INTERP) {
       char path[4096];
-      if (p.p_filesz < 2 || p.p_filesz > sizeof(path) || p.p_offset > file_bytes) return kBadHeaders;
+      if (p.p_filesz < 2 || p.p_filesz > sizeof(path) || p.p_offset > file_bytes)
+        return kBadHeaders;
       if (pread(fd, path, p.p_filesz, static_cast<off_t>(p.p_offset)) !=
           static_cast<ssize_t>(p.p_filesz))
         return kBadHeaders;
@@ -153,8 +153,8 @@ Result<uint64_t> map_image(Memory& memory, int fd, const Image& image, bool prog
       return Error{ENOMEM, "the program's fixed addresses lie outside what sandboxes have"};
   } else {
     const uint64_t hint = program ? page_down(windows.high.start) + kProgramAt : 0;
-    const long at = memory.mmap(hint, image.high - image.low, PROT_NONE,
-                                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const long at =
+        memory.mmap(hint, image.high - image.low, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     auto done = failed(at);
     if (!done) return done.error();
     bias = static_cast<uint64_t>(at) - image.low;
@@ -213,8 +213,7 @@ Result<Start> load_program(Memory& memory, const LoadRequest& request,
     start.rip = interpreter->entry + *base;
   }
 
-  const int stack_protection =
-      PROT_READ | PROT_WRITE | (image->executable_stack ? PROT_EXEC : 0);
+  const int stack_protection = PROT_READ | PROT_WRITE | (image->executable_stack ? PROT_EXEC : 0);
   const long low = memory.mmap(0, request.stack_bytes, stack_protection,
                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
   auto mapped = failed(low);

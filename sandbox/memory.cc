@@ -177,15 +177,15 @@ Memory::Fault Memory::resolve(uint64_t at, bool write, bool execute) {
     return Fault::kNotAllowed;
 
   if (area->host) {
-    auto done = map_leaf(at, area->host->base() + area->offset + (at - start), area->protection,
-                         true);
+    auto done =
+        map_leaf(at, area->host->base() + area->offset + (at - start), area->protection, true);
     return done ? Fault::kResolved : Fault::kNoMemory;
   }
   auto page = obtain(*area, start, at, write);
   if (!page) return Fault::kNoMemory;
   const Block& b = *block(at);
-  auto done = map_leaf(at, Store::instance().data(*page), area->protection,
-                       bit(b.own, index_of(at)));
+  auto done =
+      map_leaf(at, Store::instance().data(*page), area->protection, bit(b.own, index_of(at)));
   return done ? Fault::kResolved : Fault::kNoMemory;
 }
 

@@ -86,12 +86,12 @@ class FileSource {
 
 struct Area {
   uint64_t end = 0;
-  int protection = 0;  // PROT_*
+  int protection = 0;                 // PROT_*
   std::shared_ptr<FileSource> file;   // a private mapping of it
   std::shared_ptr<HostMapping> host;  // a shared mapping
   uint64_t offset = 0;                // into either, of the area's start
-  bool inherited = false;   // as in the snapshot, whose pages show through
-  bool reprotected = false; // inherited, but with other rights
+  bool inherited = false;             // as in the snapshot, whose pages show through
+  bool reprotected = false;           // inherited, but with other rights
 };
 using Areas = std::map<uint64_t, Area>;
 
@@ -109,9 +109,7 @@ struct Block {
 inline bool bit(const uint64_t* bits, unsigned i) { return bits[i / 64] >> (i % 64) & 1; }
 inline void set_bit(uint64_t* bits, unsigned i) { bits[i / 64] |= 1ull << (i % 64); }
 inline void clear_bit(uint64_t* bits, unsigned i) { bits[i / 64] &= ~(1ull << (i % 64)); }
-inline unsigned index_of(uint64_t at) {
-  return static_cast<unsigned>(at / kPage % Block::kPages);
-}
+inline unsigned index_of(uint64_t at) { return static_cast<unsigned>(at / kPage % Block::kPages); }
 
 // Frozen pages and areas.  Immutable.
 class Snapshot {
@@ -143,8 +141,7 @@ class Memory final : public UserMemory {
   Result<void> renew_space();
 
   // The calls of that name.  host_fd is borrowed.  Addresses or 0, or -errno as Linux has it.
-  long mmap(uint64_t at, uint64_t bytes, int protection, int flags, int host_fd,
-            uint64_t offset);
+  long mmap(uint64_t at, uint64_t bytes, int protection, int flags, int host_fd, uint64_t offset);
   long munmap(uint64_t at, uint64_t bytes);
   long mprotect(uint64_t at, uint64_t bytes, int protection);
   long mremap(uint64_t at, uint64_t old_bytes, uint64_t bytes, int flags, uint64_t to);

@@ -25,8 +25,8 @@ uint64_t round_up(uint64_t bytes) { return (bytes + kPage - 1) & ~(kPage - 1); }
 Result<Windows> reserve() {
   Windows w;
   constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
-  void* low = ::mmap(reinterpret_cast<void*>(kLowStart), kLowEnd - kLowStart, PROT_NONE, kFlags,
-                     -1, 0);
+  void* low =
+      ::mmap(reinterpret_cast<void*>(kLowStart), kLowEnd - kLowStart, PROT_NONE, kFlags, -1, 0);
   if (low == reinterpret_cast<void*>(kLowStart))
     w.low = {kLowStart, kLowEnd};
   else if (low != MAP_FAILED)
@@ -105,8 +105,8 @@ void Memory::insert(uint64_t at, Area area) {
   auto next = areas_.lower_bound(at);
   if (next != areas_.begin() && !area.file && !area.host) {
     Area& before = std::prev(next)->second;
-    if (before.end == at && before.protection == area.protection && !before.file &&
-        !before.host && !before.inherited) {
+    if (before.end == at && before.protection == area.protection && !before.file && !before.host &&
+        !before.inherited) {
       before.end = area.end;
       return;
     }
@@ -118,8 +118,8 @@ long Memory::mmap(uint64_t at, uint64_t bytes, int protection, int flags, int ho
                   uint64_t offset) {
   constexpr int kKnown = MAP_SHARED | MAP_PRIVATE | MAP_FIXED | MAP_FIXED_NOREPLACE |
                          MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK | MAP_DENYWRITE |
-                         MAP_EXECUTABLE | MAP_GROWSDOWN | MAP_POPULATE | MAP_LOCKED |
-                         MAP_NONBLOCK | MAP_32BIT;
+                         MAP_EXECUTABLE | MAP_GROWSDOWN | MAP_POPULATE | MAP_LOCKED | MAP_NONBLOCK |
+                         MAP_32BIT;
   const int type = flags & MAP_TYPE;
   if (!bytes || (offset & (kPage - 1)) || (protection & ~(PROT_READ | PROT_WRITE | PROT_EXEC)))
     return -EINVAL;
@@ -148,12 +148,12 @@ long Memory::mmap(uint64_t at, uint64_t bytes, int protection, int flags, int ho
     int host = PROT_READ | (protection & PROT_EXEC);  // and no more is given later
     if ((flags & MAP_ANONYMOUS) || (fcntl(host_fd, F_GETFL) & O_ACCMODE) == O_RDWR)
       host |= PROT_WRITE;
-    void* p = ::mmap(nullptr, bytes, host,
-                     MAP_SHARED | (flags & MAP_ANONYMOUS) | (flags & MAP_NORESERVE), host_fd,
-                     static_cast<off_t>(offset));
+    void* p =
+        ::mmap(nullptr, bytes, host, MAP_SHARED | (flags & MAP_ANONYMOUS) | (flags & MAP_NORESERVE),
+               host_fd, static_cast<off_t>(offset));
     if (p == MAP_FAILED) return -errno;
-    area.host = std::make_shared<HostMapping>(static_cast<char*>(p), bytes, host,
-                                              !(flags & MAP_ANONYMOUS));
+    area.host =
+        std::make_shared<HostMapping>(static_cast<char*>(p), bytes, host, !(flags & MAP_ANONYMOUS));
     area.offset = 0;
   }
 
@@ -336,8 +336,7 @@ long Memory::madvise(uint64_t at, uint64_t bytes, int advice) {
   const uint64_t end = at + round_up(bytes);
   switch (advice) {
     case MADV_DONTNEED:
-    case MADV_FREE:
-      break;
+    case MADV_FREE: break;
     case MADV_NORMAL:
     case MADV_RANDOM:
     case MADV_SEQUENTIAL:
@@ -349,10 +348,8 @@ long Memory::madvise(uint64_t at, uint64_t bytes, int advice) {
     case MADV_MERGEABLE:
     case MADV_UNMERGEABLE:
     case MADV_COLD:
-    case MADV_PAGEOUT:
-      return 0;
-    default:
-      return -EINVAL;
+    case MADV_PAGEOUT: return 0;
+    default: return -EINVAL;
   }
   std::lock_guard locked(mutex_);
   if (areas_.size() >= kMaxAreas || !covered(at, end)) return -ENOMEM;
@@ -378,8 +375,7 @@ long Memory::brk(uint64_t to) {
     const uint64_t more = end - old_end;
     if (!windows.low.has(old_end, more) && !windows.high.has(old_end, more))
       return static_cast<long>(break_);
-    if (!is_free(old_end, more) || (end - break_start_) > limit_)
-      return static_cast<long>(break_);
+    if (!is_free(old_end, more) || (end - break_start_) > limit_) return static_cast<long>(break_);
     Area area;
     area.protection = PROT_READ | PROT_WRITE;
     area.end = end;

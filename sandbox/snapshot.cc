@@ -141,7 +141,8 @@ void Memory::trim() {
   for (const uint64_t key : own_blocks_) {
     Block& b = *blocks_[key];
     for (unsigned i = 0; i < Block::kPages; i++)
-      if (bit(b.own, i)) drop_pages(key * Block::kBytes + i * kPage, key * Block::kBytes + (i + 1) * kPage);
+      if (bit(b.own, i))
+        drop_pages(key * Block::kBytes + i * kPage, key * Block::kBytes + (i + 1) * kPage);
   }
   own_blocks_.clear();
 }

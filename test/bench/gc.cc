@@ -25,7 +25,8 @@ constexpr size_t kPage = 4096;
 constexpr size_t kPages = 1000;
 
 char* small_pages() {
-  void* p = mmap(nullptr, kPages * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* p =
+      mmap(nullptr, kPages * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) std::exit(1);
   madvise(p, kPages * kPage, MADV_NOHUGEPAGE);
   std::memset(p, 1, kPages * kPage);

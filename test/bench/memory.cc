@@ -14,7 +14,8 @@ namespace {
 constexpr size_t kPage = 4096;
 
 char* map(size_t bytes, int flags = 0) {
-  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
+  void* p =
+      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
   if (p == MAP_FAILED) std::exit(1);
   return static_cast<char*>(p);
 }

@@ -23,7 +23,7 @@ using namespace dune;
 
 namespace {
 
-#define PIECE(name, text) \
+#define PIECE(name, text)                                                       \
   asm(".section .rodata\n" #name "_start:\n" text "\n" #name "_end:\n.text\n"); \
   extern "C" const char name##_start[], name##_end[];
 
@@ -32,21 +32,26 @@ constexpr size_t kGateAt = 2048;  // in the code page: where functions return to
 
 PIECE(c3_gate, "mov %rax, %rdi; mov $0x44754e45, %eax; syscall; ud2")
 PIECE(c3_nothing, "ret")
-PIECE(c3_sum, "lea (%rdi,%rsi), %rax; add %rdx, %rax; add %rcx, %rax; add %r8, %rax; add %r9, %rax;"
+PIECE(c3_sum,
+      "lea (%rdi,%rsi), %rax; add %rdx, %rax; add %rcx, %rax; add %r8, %rax; add %r9, %rax;"
       "addsd %xmm1, %xmm0; mov $77, %edx; ret")
 // All registers to memory at rdi.
-PIECE(c3_dump, "mov %rax, (%rdi); mov %rbx, 8(%rdi); mov %rcx, 16(%rdi); mov %rdx, 24(%rdi);"
+PIECE(c3_dump,
+      "mov %rax, (%rdi); mov %rbx, 8(%rdi); mov %rcx, 16(%rdi); mov %rdx, 24(%rdi);"
       "mov %rsi, 32(%rdi); mov %rbp, 40(%rdi); mov %r8, 48(%rdi); mov %r9, 56(%rdi);"
       "mov %r10, 64(%rdi); mov %r11, 72(%rdi); mov %r12, 80(%rdi); mov %r13, 88(%rdi);"
       "mov %r14, 96(%rdi); mov %r15, 104(%rdi); rdfsbase %rax; mov %rax, 112(%rdi);"
       "rdgsbase %rax; mov %rax, 120(%rdi); fxsave64 512(%rdi);"
       "vextractf128 $1, %ymm3, 1024(%rdi); mov $60, %eax; syscall; ud2")
 // Every register that ring 0's caller keeps, MXCSR and the x87 control word.
-PIECE(c3_destroy, "movl $0x9fc0, -8(%rsp); ldmxcsr -8(%rsp); movw $0x27f, -8(%rsp); fldcw -8(%rsp); fldpi;"
-      "mov $-1, %rbx; mov %rbx, %rbp; mov %rbx, %r12; mov %rbx, %r13; mov %rbx, %r14; mov %rbx, %r15; std; ret")
+PIECE(c3_destroy,
+      "movl $0x9fc0, -8(%rsp); ldmxcsr -8(%rsp); movw $0x27f, -8(%rsp); fldcw -8(%rsp); fldpi;"
+      "mov $-1, %rbx; mov %rbx, %rbp; mov %rbx, %r12; mov %rbx, %r13; mov %rbx, %r14; mov %rbx, "
+      "%r15; std; ret")
 PIECE(c3_exit, "mov $60, %eax; syscall; ud2")
 PIECE(c3_call39, "mov $39, %eax; syscall; ret")
-PIECE(c3_return_number, "mov $0x44754e45, %eax; mov $9, %edi; syscall; mov %rax, %rdi; mov $60, %eax; syscall; ud2")
+PIECE(c3_return_number,
+      "mov $0x44754e45, %eax; mov $9, %edi; syscall; mov %rax, %rdi; mov $60, %eax; syscall; ud2")
 PIECE(c3_ud, "ud2; mov $60, %eax; syscall")
 PIECE(c3_int3, "int3; mov $60, %eax; mov $8, %edi; syscall; ud2")
 PIECE(c3_read, "mov (%rdi), %rdi; mov $60, %eax; syscall; ud2")
@@ -54,8 +59,10 @@ PIECE(c3_write, "mov %rdi, (%rdi); mov $60, %eax; syscall; ud2")
 PIECE(c3_jump, "jmp *%rdi")
 PIECE(c3_spin, "1: jmp 1b")
 PIECE(c3_count, "1: addpd %xmm1, %xmm0; movsd %xmm0, (%rdi); jmp 1b")
-PIECE(c3_umip, "sgdt -16(%rsp); ud2; sidt -16(%rsp); ud2; sldt %ax; ud2; str %ax; ud2; smsw %ax; ud2")
-PIECE(c3_wrpkru, "mov $-1, %eax; xor %ecx, %ecx; xor %edx, %edx; wrpkru; mov $39, %eax; syscall;"
+PIECE(c3_umip,
+      "sgdt -16(%rsp); ud2; sidt -16(%rsp); ud2; sldt %ax; ud2; str %ax; ud2; smsw %ax; ud2")
+PIECE(c3_wrpkru,
+      "mov $-1, %eax; xor %ecx, %ecx; xor %edx, %edx; wrpkru; mov $39, %eax; syscall;"
       "xor %ecx, %ecx; rdpkru; mov %rax, %rdi; mov $60, %eax; syscall; ud2")
 
 struct Seen {
@@ -106,7 +113,9 @@ struct InRing0 {
   ~InRing0() { leave(); }
 };
 
-void put(const char* start, const char* end) { memcpy(code, start, static_cast<size_t>(end - start)); }
+void put(const char* start, const char* end) {
+  memcpy(code, start, static_cast<size_t>(end - start));
+}
 #define PUT(name) put(name##_start, name##_end)
 
 dune_tf frame_of(uint64_t argument = 0) { return ring3_frame(Gva(code), Gva(stack), argument); }
@@ -145,8 +154,11 @@ void check_nothing_of_ring0(const char* dump, uint64_t rax) {
 }
 
 void fill_vectors() {
-  asm volatile("vpcmpeqd %%ymm0, %%ymm0, %%ymm0; vmovdqa %%ymm0, %%ymm3; vmovdqa %%ymm0, %%ymm15; fldpi"
-               : : : "xmm0", "xmm3", "xmm15");
+  asm volatile(
+      "vpcmpeqd %%ymm0, %%ymm0, %%ymm0; vmovdqa %%ymm0, %%ymm3; vmovdqa %%ymm0, %%ymm15; fldpi"
+      :
+      :
+      : "xmm0", "xmm3", "xmm15");
 }
 
 }  // namespace
@@ -292,10 +304,9 @@ TEST_CASE("ending a call is an ordinary system call outside one", "[ring3]") {
   static dune_tf inner;
   inner = frame_of();
   inner.rsp -= 8192;
-  const Ring3Client outer = {[](dune_tf& tf, void*) {
-                               tf.rax = static_cast<uint64_t>(*enter_ring3(inner, kClient));
-                             },
-                             count_trap, &seen};
+  const Ring3Client outer = {
+      [](dune_tf& tf, void*) { tf.rax = static_cast<uint64_t>(*enter_ring3(inner, kClient)); },
+      count_trap, &seen};
   memcpy(code + 1024, c3_call39_start, static_cast<size_t>(c3_call39_end - c3_call39_start));
   Ring3Call call = call_of();
   call.rip = reinterpret_cast<uint64_t>(code + 1024);
@@ -443,7 +454,8 @@ TEST_CASE("a signal reaches its handler while ring 3 spins", "[ring3]") {
 
 // The client's own work must not hide it: the signal strikes in ring 0, at any place on the
 // way out, and trap() is called before ring 3 goes on.
-TEST_CASE("a signal that strikes in the client's handler is told before ring 3 goes on", "[ring3]") {
+TEST_CASE("a signal that strikes in the client's handler is told before ring 3 goes on",
+          "[ring3]") {
   InRing0 ring0;
   signal(SIGALRM, on_alarm);
   static int told;

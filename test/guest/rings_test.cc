@@ -25,25 +25,35 @@ using namespace dune;
 namespace {
 
 // Pieces of code for ring 3; copied to a page of their own.
-#define PIECE(name, text) \
+#define PIECE(name, text)                                                       \
   asm(".section .rodata\n" #name "_start:\n" text "\n" #name "_end:\n.text\n"); \
   extern "C" const char name##_start[], name##_end[];
 
-PIECE(r3_add, "lea 1(%rdi), %rdi; mov $1000, %eax; syscall; mov %rax, %rdi; mov $1001, %eax; syscall; ud2")
+PIECE(r3_add,
+      "lea 1(%rdi), %rdi; mov $1000, %eax; syscall; mov %rax, %rdi; mov $1001, %eax; syscall; ud2")
 PIECE(r3_int80, "int $0x80; ud2")
 PIECE(r3_sysenter, "sysenter; ud2")
-PIECE(r3_far, "sub $16, %rsp; lea 1f(%rip), %rax; mov %eax, (%rsp); movw $0x10, 4(%rsp); lcall *(%rsp); 1: ud2")
+PIECE(r3_far,
+      "sub $16, %rsp; lea 1f(%rip), %rax; mov %eax, (%rsp); movw $0x10, 4(%rsp); lcall *(%rsp); 1: "
+      "ud2")
 PIECE(r3_int3, "int3; mov $1001, %eax; mov $7, %edi; syscall; ud2")
 PIECE(r3_read, "mov (%rdi), %rax; mov %rax, %rdi; mov $1001, %eax; syscall; ud2")
-PIECE(r3_gs, "mov $0x123456789, %rax; wrgsbase %rax; mov $0x7fffffff0000, %rax; wrfsbase %rax; mov $1000, %eax; syscall; rdgsbase %rdi; int3; rdgsbase %rsi; rdfsbase %rdx; mov $1001, %eax; syscall; ud2")
-PIECE(r3_rsp, "mov $0x8000000000000000, %rax; mov %rax, %rsp; mov $1001, %eax; mov $5, %edi; syscall; ud2")
+PIECE(r3_gs,
+      "mov $0x123456789, %rax; wrgsbase %rax; mov $0x7fffffff0000, %rax; wrfsbase %rax; mov $1000, "
+      "%eax; syscall; rdgsbase %rdi; int3; rdgsbase %rsi; rdfsbase %rdx; mov $1001, %eax; syscall; "
+      "ud2")
+PIECE(r3_rsp,
+      "mov $0x8000000000000000, %rax; mov %rax, %rsp; mov $1001, %eax; mov $5, %edi; syscall; ud2")
 PIECE(r3_rsp_kernel, "mov %rdi, %rsp; mov $1001, %eax; mov $5, %edi; syscall; ud2")
-PIECE(r3_flags, "pushf; orq $0x47500, (%rsp); popf; nop; mov $1001, %eax; mov $6, %edi; syscall; ud2")
+PIECE(r3_flags,
+      "pushf; orq $0x47500, (%rsp); popf; nop; mov $1001, %eax; mov $6, %edi; syscall; ud2")
 PIECE(r3_vmcall, "mov $39, %eax; vmcall; ud2")
 PIECE(r3_swapgs, "swapgs; ud2")
 PIECE(r3_cli, "cli; ud2")
 PIECE(r3_spin, "1: pause; jmp 1b")
-PIECE(r3_compat, "sub $16, %rsp; lea 1f(%rip), %rax; mov %eax, (%rsp); movl $0x23, 4(%rsp); lretl; 1: .code32; mov $1001, %eax; int $0x80; .code64; ud2")
+PIECE(r3_compat,
+      "sub $16, %rsp; lea 1f(%rip), %rax; mov %eax, (%rsp); movl $0x23, 4(%rsp); lretl; 1: "
+      ".code32; mov $1001, %eax; int $0x80; .code64; ud2")
 
 char* code;   // executable for ring 3
 char* stack;  // its top
@@ -208,8 +218,8 @@ TEST_CASE("ring 3 is interrupted by the timer, and threads have rings of their o
   for (int t = 0; t < 3; t++)
     threads.emplace_back([&, t] {
       for (int i = 0; i < 50; i++) {
-        auto value = enter_ring3(ring3_frame(Gva(code), Gva(stack - t * 4096),
-                                             static_cast<uint64_t>(t * 1000 + i)));
+        auto value = enter_ring3(
+            ring3_frame(Gva(code), Gva(stack - t * 4096), static_cast<uint64_t>(t * 1000 + i)));
         if (value && *value == t * 1000 + i + 2) good++;
       }
     });
