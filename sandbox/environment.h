@@ -28,7 +28,8 @@ class Environment {
 
   // clone, fork, execve, exit, wait, futex, signals, set_tid_address, rseq, arch_prctl, ...:
   // call_table.h marks them.  `path` is what execve's path was resolved to (an O_PATH
-  // descriptor of the host), else -1.
+  // descriptor of the host that now belongs to the one who is called; see
+  // Calls::open_for_reading), else -1.
   virtual long process_call(unsigned number, const Arguments& args, int path) = 0;
 
   // Linux's own system call, made with ring 0's rights.  Returns -errno.
@@ -39,7 +40,12 @@ class Environment {
   // raised (kTrap; returns then).
   virtual void refused(unsigned number, const Arguments& args, Action action) = 0;
 
+  // A write found no reader (-EPIPE): SIGPIPE for the calling thread of ring 3.  Linux sends
+  // one to the host process too, which has to ignore it.
+  virtual void broken_pipe() {}
+
   // Bytes of ring-0 memory for one call's copies, per thread; freed when the call is over.
+  // A second one in the same call does not overlap the first.
   // Null: more than the sandbox may have (ENOMEM).
   virtual void* scratch(size_t bytes) = 0;
 };

@@ -8,5 +8,8 @@ sandbox.libs := $(B)/libdune-sandbox.a $(B)/libdune.a -lseccomp -lelf
 # What needs no module and no ring 3 is unit-tested.
 unit.sources += sandbox/user_memory.cc sandbox/json.cc sandbox/call_names.cc sandbox/policy.cc \
 	sandbox/policy_text.cc sandbox/policy_json.cc sandbox/policy_ordinary.cc \
-	sandbox/filter.cc sandbox/learn.cc
+	sandbox/filter.cc sandbox/learn.cc \
+	sandbox/fds.cc sandbox/files.cc sandbox/proc.cc sandbox/resolver.cc sandbox/call_table.cc \
+	sandbox/calls.cc sandbox/calls_context.cc sandbox/calls_log.cc sandbox/calls_io.cc \
+	sandbox/calls_open.cc sandbox/calls_fds.cc sandbox/calls_poll.cc sandbox/calls_identity.cc
 unit.libs += -lseccomp

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sandbox/calls.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <exception>
+
+#include "sandbox/call_table.h"
+#include "sandbox/calls_context.h"
+
+namespace dune::sandbox {
+
+Calls::Calls(const Policy& policy, Files& files, Descriptors& fds, Environment& env,
+             CallOptions options)
+    : policy_(policy),
+      files_(files),
+      fds_(fds),
+      env_(env),
+      options_(std::move(options)),
+      quiet_(!options_.log && !options_.learn) {
+  for (unsigned i = 0; i < limits_.size(); i++) {
+    struct rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
+    getrlimit(static_cast<__rlimit_resource>(i), &limit);
+    limits_[i] = {limit.rlim_cur, limit.rlim_max};
+  }
+  limits_[RLIMIT_NOFILE] = {std::min(fds_.limit(), options_.max_fds), options_.max_fds};
+}
+
+long Calls::run(unsigned number, const Arguments& args) {
+  if (number >= kMaxCall) return -ENOSYS;
+  const Verdict verdict = policy_.judge(number, args);
+  if (verdict.action == Action::kErrno && quiet_) {
+    denied_.fetch_add(1, std::memory_order_relaxed);
+    return -verdict.error;
+  }
+  if (options_.learn) seen_[number / 64].fetch_or(1ull << (number % 64), std::memory_order_relaxed);
+  if (verdict.action != Action::kAllow) {
+    if (verdict.action == Action::kLog) {
+      log(number, args, "allowed");
+    } else {
+      const long result = refuse(number, args, verdict);
+      if (!options_.learn) return result;
+    }
+  }
+  try {
+    return allowed(number, args);
+  } catch (const std::exception&) {
+    return -ENOMEM;
+  }
+}
+
+long Calls::refuse(unsigned number, const Arguments& args, Verdict verdict) {
+  denied_.fetch_add(1, std::memory_order_relaxed);
+  if (options_.log) {
+    try {
+      log(number, args, options_.learn ? "learned" : "denied");
+    } catch (const std::exception&) {
+    }
+  }
+  if (options_.learn || verdict.action == Action::kErrno) return -verdict.error;
+  env_.refused(number, args, verdict.action);
+  return -ENOSYS;
+}
+
+long Calls::allowed(unsigned number, const Arguments& args) {
+  const Row& row = call_row(number);
+  switch (row.how) {
+    case How::kRefused: return -row.error;
+    case How::kMemory: return env_.memory_call(number, args, -1);
+    case How::kProcess: return env_.process_call(number, args, -1);
+    case How::kForward: {
+      Context call(*this, number);
+      return call.forward(row, args);
+    }
+    case How::kHandler: {
+      Context call(*this, number);
+      return row.handler(call, args);
+    }
+  }
+  return -ENOSYS;
+}
+
+bool Calls::seen(unsigned number) const {
+  return number < kMaxCall && (seen_[number / 64] >> (number % 64) & 1);
+}
+
+long Calls::resolve(const std::string& path, Found& found) {
+  try {
+    Resolver resolver(files_, fds_, env_);
+    return resolver.resolve(files_.cwd(), path, Resolver::Last::kFollow, found);
+  } catch (const std::exception&) {
+    return -ENOMEM;
+  }
+}
+
+Result<HostFd> Calls::open_for_reading(Environment& env, int path_fd) {
+  struct stat st;
+  long fd = env.host_call(__NR_fstat, fd_arg(path_fd), ptr(&st));
+  if (fd == 0 && !S_ISREG(st.st_mode)) fd = -EACCES;
+  if (fd == 0) {
+    char path[32];
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", path_fd);
+    fd = env.host_call(__NR_openat, fd_arg(AT_FDCWD), ptr(path), O_RDONLY | O_CLOEXEC);
+  }
+  if (fd < 0) return Error{static_cast<int>(-fd)};
+  return HostFd(fd);
+}
+
+void Calls::before_fork() {
+  fds_.lock().lock();
+  files_.lock().lock();
+  limits_lock_.lock();
+  log_lock_.lock();
+}
+
+void Calls::after_fork(bool child) {
+  log_lock_.unlock();
+  limits_lock_.unlock();
+  files_.lock().unlock();
+  fds_.lock().unlock();
+  if (child) files_.forked();
+}
+
+}  // namespace dune::sandbox
