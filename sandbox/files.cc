@@ -107,7 +107,7 @@ Result<HostFd> Files::make_own() {
   return fd;
 }
 
-Result<Node*> Files::child_of(Node* parent, std::string name, bool last, bool directory) {
+Result<Node*> Files::child_of(Node* parent, const std::string& name, bool last, bool directory) {
   if (name == "." || name == "..") return Error{EINVAL, "a mount point without . and .. is wanted"};
   const Dir dir = at(*parent);
   const bool want_directory = directory || !last;
