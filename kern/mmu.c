@@ -28,13 +28,22 @@
 #define AROUND_PAGES 16
 
 /* The largest leaf that both sides can have, cut down to what holds va. */
-static void fit_level(struct dune_host_leaf *leaf, unsigned long va, u32 access)
+static void fit_level(const struct dune_ept *ept, u64 gpa, struct dune_host_leaf *leaf,
+		      unsigned long va, u32 access)
 {
 	int max = dune_caps.ept_1g ? 3 : dune_caps.ept_2m ? 2 : 1;
 
 	if (leaf->level > 1 && leaf->exec && dune_caps.no_exec_large) {
-		/* Large and executable would let the guest crash the CPU. */
-		if (access & DUNE_ACCESS_EXEC)
+		int split = 0;
+
+		/*
+		 * Large and executable would let the guest crash the CPU.  Where it has
+		 * executed, everything stays small: an instruction that accesses memory
+		 * beside itself would otherwise lose one of the two for ever.
+		 */
+		if (!(access & DUNE_ACCESS_EXEC))
+			dune_ept_lookup(ept, gpa, &split);
+		if (access & DUNE_ACCESS_EXEC || split == 1)
 			max = 1;
 		else
 			leaf->exec = false;
@@ -111,7 +120,7 @@ static enum map_result try_map(struct dune_vcpu *vcpu, u64 gpa, unsigned long va
 	} else if ((access & DUNE_ACCESS_EXEC) && !leaf.exec) {
 		result = MAP_NO_EXEC;
 	} else {
-		fit_level(&leaf, va, access);
+		fit_level(&vm->ept, gpa, &leaf, va, access);
 		flush = dune_ept_map(&vm->ept, &vcpu->ept_cache,
 				     gpa & ~(dune_ept_level_size(leaf.level) - 1), leaf.pa,
 				     leaf.level, leaf_prot(&leaf), &freed);

@@ -4,6 +4,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <cstring>
+
 #include <catch2/catch.hpp>
 
 #include "test/guest/guest_memory.h"
@@ -61,6 +63,22 @@ TEST_CASE("execute permission is per page, not per neighbourhood", "[exec]") {
     CHECK(result.has_value() == (i % 3 == 0));
     if (result) CHECK(*result == i);
   }
+}
+
+TEST_CASE("code and the data it uses may share a huge page", "[exec]") {
+  test::GuestMemory guest;
+  auto* room = static_cast<char*>(test::map(2 * kHuge, PROT_READ | PROT_WRITE | PROT_EXEC));
+  auto* huge =
+      reinterpret_cast<char*>((reinterpret_cast<uint64_t>(room) + kHuge - 1) & ~(kHuge - 1));
+  madvise(huge, kHuge, MADV_HUGEPAGE);
+  // lock incl 0x10000(%rip) ... mov $7, %eax; ret
+  const unsigned char code[] = {0xf0, 0xff, 0x05, 0x00, 0x00, 0x01, 0x00, 0xb8, 7, 0, 0, 0, 0xc3};
+  memcpy(huge, code, sizeof(code));
+  CHECK(guest.call(huge) == 7u);
+  CHECK(huge[0x10000 + 7] == 1);
+  CHECK(guest.call(huge) == 7u);
+  CHECK(guest.write(huge + 0x40000, 1));
+  munmap(room, 2 * kHuge);
 }
 
 TEST_CASE("execute permission of a file mapping follows mprotect", "[exec]") {
