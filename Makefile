@@ -47,7 +47,7 @@ help:
 	@echo 'make modules    dune.ko for each kernel: build/module-6.1, build/module-6.12, ...'
 	@echo 'make module-native   dune.ko for the running kernel: build/module-native'
 	@echo 'make packages   installs the Debian packages of test/packages.txt that are missing'
-	@echo 'make install   libraries, headers, dune-run, its man page (PREFIX=$(PREFIX), DESTDIR)'
+	@echo 'make install   libraries, headers, dune-run and dune-sandbox, man pages (PREFIX=$(PREFIX), DESTDIR)'
 	@echo 'make format     the C and C++ sources outside kern/ as test/lint wants them'
 	@echo 'make clean      removes what was built; the unpacked kernels stay'
 	@echo 'make distclean  removes build/'
@@ -63,6 +63,7 @@ PREFIX ?= /usr/local
 DEST = $(DESTDIR)$(PREFIX)
 install: programs $(B)/dune.pc
 	install -d $(DEST)/bin $(DEST)/lib/pkgconfig $(DEST)/share/man/man1 \
+		$(DEST)/share/bash-completion/completions \
 		$(DEST)/include/libdune $(DEST)/include/sandbox $(DEST)/include/kern
 	install -m 755 $(B)/dune-run $(DEST)/bin
 	install -m 755 $(B)/libdune.so $(B)/libdune-preload.so $(DEST)/lib
@@ -71,7 +72,14 @@ install: programs $(B)/dune.pc
 	install -m 644 $(wildcard sandbox/*.h) $(DEST)/include/sandbox
 	install -m 644 kern/dune.h $(DEST)/include/kern
 	install -m 644 apps/dune-run/dune-run.1 $(DEST)/share/man/man1
+	$(if $(filter dune-sandbox,$(APPS)),$(install_sandbox))
 	sed 's|/usr/local|$(PREFIX)|' $(B)/dune.pc > $(DEST)/lib/pkgconfig/dune.pc
+
+define install_sandbox
+install -m 755 $(B)/dune-sandbox $(DEST)/bin
+	install -m 644 apps/dune-sandbox/dune-sandbox.1 $(DEST)/share/man/man1
+	install -m 644 apps/dune-sandbox/dune-sandbox.bash $(DEST)/share/bash-completion/completions/dune-sandbox
+endef
 
 clean:
 	rm -rf $(filter-out $(B)/kernels,$(wildcard $(B)/*))

@@ -68,7 +68,7 @@ struct ProgramOptions {
   // tree.  Precondition: not empty.
   std::vector<std::string> argv;
   std::vector<std::string> environment;  // "NAME=value", all of it
-  // Empty: the caller's directory if it is in the tree, else $HOME, else /.
+  // Empty: the caller's directory if it is in the tree, else $HOME, else /.  PWD is set to it.
   std::string directory;
   std::vector<Mount> mounts;
 
@@ -84,7 +84,8 @@ struct ProgramOptions {
   bool log_denied = false;       // a line on standard error for each refused call
   bool stats = false;            // counts on standard error at the end
   // Not null: what the policy refuses is carried out nevertheless, unless call_table.h has
-  // no safe way, and noted here.  Lives until run_program() returns.
+  // no safe way, and noted here.  Lives until run_program() returns, and the caller can
+  // still make and rename a file then.
   Learner* learner = nullptr;
 };
 
@@ -104,6 +105,8 @@ struct Ending {
 // Runs until the first process has ended and the others are killed.  An error, or kNotFound
 // or kNotExecutable, has its reason in `why`: one line, without the name of the caller.
 // Errors (EINVAL, ENOENT of a mount, ENOMEM, ...) come before the program has run.
+//
+// The filter of filter.h is installed before the program starts.
 //
 // To be called once, by a process with one thread, before Dune mode has been entered.
 // Descriptors 0, 1 and 2 are the program's too; no other is.

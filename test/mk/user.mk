@@ -91,8 +91,9 @@ $(B)/libdune-sandbox.a: $(LIBDUNE_SANDBOX)
 	@mkdir -p $(@D); rm -f $@
 	@echo "  AR  $@"; ar rcs $@ $^
 
-# apps
-APPS := $(foreach directory,$(wildcard apps/*/),$(if $(wildcard $(directory)*.cc),$(notdir $(directory:/=))))
+# apps, but for those that their flags.mk puts into apps.unfinished
+APPS := $(filter-out $(apps.unfinished),\
+	$(foreach directory,$(wildcard apps/*/),$(if $(wildcard $(directory)*.cc),$(notdir $(directory:/=)))))
 $(foreach app,$(APPS),$(eval $(call program,programs,$(B)/$(app),$(call objects,$(call sources,apps/$(app))))))
 
 # tests in the machine

@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+$(B)/dune-sandbox.needs := $(B)/libdune-sandbox.a
+$(B)/dune-sandbox.libs := $(sandbox.libs)
+
+unit.sources += $(addprefix apps/dune-sandbox/,settings.cc values.cc hint.cc resolve.cc)
+
+# The program is linked once there is what runs programs: sandbox/program.h.
+ifeq "$(shell grep -ls 'Result<Ending> run_program' sandbox/*.cc)" ""
+apps.unfinished += dune-sandbox
+endif
