@@ -124,6 +124,7 @@ struct Table {
   Table();
   void files();
   void descriptors();
+  void network();
   void rest();
 };
 
@@ -263,6 +264,27 @@ void Table::descriptors() {
   new_fd(__NR_memfd_create, __NR_memfd_create,
          {string(250), flags(MFD_CLOEXEC | MFD_ALLOW_SEALING | 0x18, 0, MFD_CLOEXEC)}, 1,
          MFD_CLOEXEC);
+}
+
+void Table::network() {
+  handle(__NR_socket, do_socket, {kInt, kInt, kInt});
+  handle(__NR_socketpair, do_socketpair, {kInt, kInt, kInt, kPointer});
+  handle(__NR_connect, do_connect, {kFd, kAddress, kInt});
+  handle(__NR_bind, do_bind, {kFd, kAddress, kInt});
+  handle(__NR_listen, do_listen, {kFd, kInt});
+  handle(__NR_accept, do_accept, {kFd, kPointer, kPointer});
+  handle(__NR_accept4, do_accept4, {kFd, kPointer, kPointer, kInt});
+  handle(__NR_getsockname, do_getsockname, {kFd, kPointer, kPointer});
+  handle(__NR_getpeername, do_getpeername, {kFd, kPointer, kPointer});
+  handle(__NR_getsockopt, do_getsockopt, {kFd, kInt, kInt, kPointer, kPointer});
+  handle(__NR_setsockopt, do_setsockopt, {kFd, kInt, kInt, kPointer, kInt});
+  handle(__NR_sendto, do_sendto, {kFd, kPointer, kValue, kInt, kAddress, kInt});
+  handle(__NR_recvfrom, do_recvfrom, {kFd, kPointer, kValue, kInt, kPointer, kPointer});
+  handle(__NR_sendmsg, do_sendmsg, {kFd, kPointer, kInt});
+  handle(__NR_recvmsg, do_recvmsg, {kFd, kPointer, kInt});
+  handle(__NR_sendmmsg, do_sendmmsg, {kFd, kPointer, kInt, kInt});
+  handle(__NR_recvmmsg, do_recvmmsg, {kFd, kPointer, kInt, kInt, kPointer});
+  forward(__NR_shutdown, {kFd, kInt});
 }
 
 void Table::rest() {
@@ -414,6 +436,7 @@ void Table::rest() {
 Table::Table() {
   files();
   descriptors();
+  network();
   rest();
   // What the handlers and the resolver use besides the rows' own numbers.
   for (const unsigned number : {__NR_openat,      __NR_openat2,         __NR_fstat,

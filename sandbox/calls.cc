@@ -34,7 +34,7 @@ long Calls::run(unsigned number, const Arguments& args) {
     denied_.fetch_add(1, std::memory_order_relaxed);
     return -verdict.error;
   }
-  if (options_.learn) seen_[number / 64].fetch_or(1ull << (number % 64), std::memory_order_relaxed);
+  if (options_.learn) options_.learn->note(number, args, call_row(number).how != How::kRefused);
   if (verdict.action != Action::kAllow) {
     if (verdict.action == Action::kLog) {
       log(number, args, "allowed");
@@ -79,10 +79,6 @@ long Calls::allowed(unsigned number, const Arguments& args) {
     }
   }
   return -ENOSYS;
-}
-
-bool Calls::seen(unsigned number) const {
-  return number < kMaxCall && (seen_[number / 64] >> (number % 64) & 1);
 }
 
 long Calls::resolve(const std::string& path, Found& found) {

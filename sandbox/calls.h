@@ -31,6 +31,7 @@
 
 #include "sandbox/environment.h"
 #include "sandbox/files.h"
+#include "sandbox/learn.h"
 #include "sandbox/resolver.h"
 
 namespace dune::sandbox {
@@ -46,8 +47,8 @@ struct CallOptions {
   // thread, one at a time.
   std::function<void(std::string_view line)> log;
   unsigned log_per_second = 100;
-  // What the policy refuses is logged, remembered in seen() and carried out all the same.
-  bool learn = false;
+  // Everything is noted there; what the policy refuses is logged and carried out all the same.
+  Learner* learn = nullptr;
 
   // Without any of these, socketpair() is all there is.
   std::vector<Endpoint> connect;  // where TCP may connect and UDP send to
@@ -73,8 +74,6 @@ class Calls {
   // A descriptor of the host to read a regular file that was resolved.  EACCES: no such.
   static Result<HostFd> open_for_reading(Environment& env, int path_fd);
 
-  // With `learn`: the calls that were made.
-  bool seen(unsigned number) const;
   uint64_t denied() const { return denied_; }
 
   Files& files() { return files_; }
@@ -98,7 +97,6 @@ class Calls {
   const CallOptions options_;
   const bool quiet_;  // a refusal is only a number
   std::atomic<uint64_t> denied_{0};
-  std::array<std::atomic<uint64_t>, kMaxCall / 64> seen_ = {};
 
   std::mutex log_lock_;
   int64_t log_second_ = 0;

@@ -28,7 +28,10 @@ long duplicate(Context& call, const File& file, File& copy) {
   copy->loops = file->loops;
   copy->socket_type = file->socket_type;
   copy->family = file->family;
-  copy->bound = file->bound;
+  {
+    const std::lock_guard locked(file->lock);
+    copy->bound = file->bound;
+  }
   if (file->listing) {
     const std::lock_guard locked(file->listing->lock);
     copy->listing = std::make_unique<OpenFile::Listing>();

@@ -30,7 +30,7 @@ struct Place {
   std::string path;              // absolute, as seen inside when it was found
 };
 
-// What one descriptor leads to.  Constant once it is in the table, but for `listing`.
+// What one descriptor leads to.  Constant once it is in the table, but for what has a lock.
 struct OpenFile {
   HostFd fd;
   Place place;
@@ -41,7 +41,6 @@ struct OpenFile {
   bool loops = false;      // a short transfer means the end: regular files, /dev/zero
   int socket_type = 0;     // SOCK_*
   int family = 0;          // AF_*
-  std::string bound;       // AF_UNIX: the name inside that it was bound to
 
   // A directory that exists only inside: struct linux_dirent64 records, and how far they
   // were read.
@@ -51,6 +50,9 @@ struct OpenFile {
     size_t offset = 0;
   };
   std::unique_ptr<Listing> listing;
+
+  mutable std::mutex lock;
+  std::string bound;  // AF_UNIX: the name inside that it was bound to
 };
 
 using File = std::shared_ptr<OpenFile>;

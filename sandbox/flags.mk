@@ -11,5 +11,6 @@ unit.sources += sandbox/user_memory.cc sandbox/json.cc sandbox/call_names.cc san
 	sandbox/filter.cc sandbox/learn.cc \
 	sandbox/fds.cc sandbox/files.cc sandbox/proc.cc sandbox/resolver.cc sandbox/call_table.cc \
 	sandbox/calls.cc sandbox/calls_context.cc sandbox/calls_log.cc sandbox/calls_io.cc \
-	sandbox/calls_open.cc sandbox/calls_fds.cc sandbox/calls_poll.cc sandbox/calls_identity.cc
+	sandbox/calls_open.cc sandbox/calls_fds.cc sandbox/calls_poll.cc sandbox/calls_identity.cc \
+	sandbox/sockets.cc sandbox/calls_net.cc sandbox/calls_message.cc
 unit.libs += -lseccomp
