@@ -199,10 +199,11 @@ TEST_CASE("devices: only those of dev()") {
   CHECK(box(__NR_write, full, box.s("x"), 1) == -ENOSPC);
   CHECK(box.read("/dev/../ro/file") == "read-only");
   CHECK(box.read("/dev/mem") == "(-2)");
-  REQUIRE(mknod((box.host / "rw/null").c_str(), S_IFCHR | 0666, 0x103) == 0);
-  CHECK(box.open("null") == -EACCES);
-  const long path = box.open("null", O_PATH);
-  CHECK(box.open("/proc/self/fd/" + std::to_string(path), O_RDWR) == -EACCES);
+  if (mknod((box.host / "rw/null").c_str(), S_IFCHR | 0666, 0x103) == 0) {  // as root
+    CHECK(box.open("null") == -EACCES);
+    const long path = box.open("null", O_PATH);
+    CHECK(box.open("/proc/self/fd/" + std::to_string(path), O_RDWR) == -EACCES);
+  }
   CHECK(box(__NR_mknod, box.s("/tmp/dev"), S_IFCHR | 0666, 0x103) == -EPERM);
   CHECK(box(__NR_mknod, box.s("/tmp/fifo"), S_IFIFO | 0666, 0) == 0);
   struct stat st;
