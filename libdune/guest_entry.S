@@ -239,6 +239,7 @@ dune_ring3_call:
 	mov	(CALL_GPR + 24)(%rdi), %r13
 	mov	(CALL_GPR + 32)(%rdi), %r8
 	mov	(CALL_GPR + 40)(%rdi), %r14
+	mov	CALL_R10(%rdi), %r15
 	movb	$RING3_MARK, THREAD_RING3_MARK(%rax)
 	PLACE	dune_ring3_call_checked
 	wrfsbase %rcx
@@ -251,7 +252,7 @@ dune_ring3_call:
 	mov	%r13, %rcx
 	xor	%ebx, %ebx
 	xor	%ebp, %ebp
-	xor	%r10d, %r10d
+	mov	%r15, %r10
 	xor	%r11d, %r11d
 	xor	%r12d, %r12d
 	xor	%r13d, %r13d

@@ -61,13 +61,14 @@
 #define RING_FROM_THREAD 4096
 /* Ring3Call */
 #define CALL_GPR 0
-#define CALL_RIP 48
-#define CALL_RSP 56
-#define CALL_VECTORS 64
-#define CALL_XMM 72
-#define CALL_RAX 136
-#define CALL_RDX 144
-#define CALL_RESULT 152
+#define CALL_R10 48
+#define CALL_RIP 56
+#define CALL_RSP 64
+#define CALL_VECTORS 72
+#define CALL_XMM 80
+#define CALL_RAX 144
+#define CALL_RDX 152
+#define CALL_RESULT 160
 #define CALL_RETURN 0x44754e45 /* kRing3Return */
 
 #define RING3_MARK_SELECTOR 0x38

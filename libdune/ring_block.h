@@ -51,6 +51,7 @@ static_assert(offsetof(RingBlock, call) == RING_CALL);
 static_assert(offsetof(RingBlock, notice) == RING_NOTICE);
 static_assert(offsetof(RingBlock, ring0_pkru) == RING_PKRU);
 static_assert(offsetof(Ring3Call, gpr) == CALL_GPR && offsetof(Ring3Call, rip) == CALL_RIP);
+static_assert(offsetof(Ring3Call, r10) == CALL_R10);
 static_assert(offsetof(Ring3Call, rsp) == CALL_RSP && offsetof(Ring3Call, xmm) == CALL_XMM);
 static_assert(offsetof(Ring3Call, vectors) == CALL_VECTORS);
 static_assert(offsetof(Ring3Call, rax) == CALL_RAX && offsetof(Ring3Call, rdx) == CALL_RDX);

@@ -73,9 +73,11 @@ constexpr uint64_t kRing3Return = 0x44754e45;
 
 // A function call into ring 3.  Arguments as in the C ABI; the return address, the address
 // of ring-3 code that does `mov %rax, %rdi; mov $kRing3Return, %eax; syscall`, is on its
-// stack already.  All other registers start as 0, the vector state as the initial one.
+// stack already; or that code begins with `call *%r10`, and is called itself.  All other
+// registers start as 0, the vector state as the initial one.
 struct Ring3Call {
   uint64_t gpr[6];  // rdi, rsi, rdx, rcx, r8, r9
+  uint64_t r10;
   uint64_t rip;
   uint64_t rsp;
   uint32_t vectors;  // how many of xmm[] are loaded (low halves), at most 8; and al

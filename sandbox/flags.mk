@@ -14,3 +14,11 @@ unit.sources += sandbox/user_memory.cc sandbox/json.cc sandbox/call_names.cc san
 	sandbox/calls_open.cc sandbox/calls_fds.cc sandbox/calls_poll.cc sandbox/calls_identity.cc \
 	sandbox/sockets.cc sandbox/calls_net.cc sandbox/calls_message.cc
 unit.libs += -lseccomp
+
+# What runs in ring 3 for a plugin, as bytes in the library.
+PLUGIN_HOST := $(B)/obj/sandbox/plugin_host/plugin-host
+sandbox/plugin_image.S.flags := -DPLUGIN_HOST='"$(PLUGIN_HOST)"'
+$(B)/obj/sandbox/plugin_image.S.o: $(PLUGIN_HOST)
+$(PLUGIN_HOST): sandbox/plugin_host/main.c sandbox/plugin_host.h sandbox/flags.mk
+	@mkdir -p $(@D)
+	@echo "  LD  $@"; $(CC) $(CPPFLAGS) $(CFLAGS) -fPIE -pie -s -Wl,-z,now -o $@ $<

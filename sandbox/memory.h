@@ -172,6 +172,8 @@ class Memory final : public UserMemory {
   void set_limit(uint64_t bytes) { limit_ = bytes; }
   // Bytes mapped, as ulimit -v counts.
   uint64_t mapped_bytes() const;
+  // Of the shared mapping at `at`, or null.
+  std::shared_ptr<HostMapping> host_mapping(uint64_t at);
   // For /proc/self/maps.
   Areas areas();
 

@@ -393,6 +393,13 @@ uint64_t Memory::mapped_bytes() const {
   return sum;
 }
 
+std::shared_ptr<HostMapping> Memory::host_mapping(uint64_t at) {
+  std::lock_guard locked(mutex_);
+  uint64_t start = 0;
+  const Area* area = find(at, &start);
+  return area ? area->host : nullptr;
+}
+
 Areas Memory::areas() {
   std::lock_guard locked(mutex_);
   return areas_;

@@ -1,0 +1,455 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sandbox/plugin.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "libdune/sys.h"
+#include "sandbox/plugin_host.h"
+#include "sandbox/symbolise.h"
+#include "sandbox/ticker.h"
+
+extern "C" {
+// plugin_image.S: plugin_host.c as an ELF file.
+extern const char dune_plugin_host_start[], dune_plugin_host_end[];
+}
+
+namespace dune::sandbox {
+namespace {
+
+constexpr unsigned kMaxExports = 512;
+constexpr unsigned kThunkBytes = 16;
+constexpr uint64_t kRedZone = 128;
+constexpr uint64_t kStackArguments = 4096;
+constexpr const char* kLibraryPlaces[] = {"/lib", "/lib64", "/usr/lib", "/usr/lib64",
+                                          "/usr/local/lib"};
+
+HostFd program_file() {
+  const int fd = memfd_create("plugin-host", MFD_CLOEXEC);
+  const auto bytes = static_cast<size_t>(dune_plugin_host_end - dune_plugin_host_start);
+  HostFd file(fd);
+  if (fd >= 0 && write(fd, dune_plugin_host_start, bytes) != static_cast<ssize_t>(bytes))
+    file = HostFd();
+  return file;
+}
+
+// What a plugin may ask while its libraries are loaded.
+const Policy& loading_policy() {
+  static const Policy& policy = *[] {
+    auto* p = new Policy;
+    for (const char* name :
+         {"read", "pread64", "openat", "open", "close", "fstat", "newfstatat", "stat", "lstat",
+          "access", "faccessat", "readlink", "readlinkat", "lseek", "fcntl", "getcwd"})
+      if (const int n = call_number(name); n >= 0)
+        p->add(static_cast<unsigned>(n), {{}, {Action::kAllow, 0}});
+    return p;
+  }();
+  return policy;
+}
+
+}  // namespace
+
+// What an instance shares with those that it was spawned from.
+struct Common {
+  Policy while_loading;
+  Policy policy;
+  plugin_host_table table = {};
+  PluginOptions options;
+  std::vector<std::function<uint64_t(const Arguments&)>> exports;
+  uint64_t thunks = 0;
+};
+
+class PluginProcess final : public Process {
+ public:
+  PluginProcess(Options options, std::shared_ptr<Common> common)
+      : Process(std::move(options)), common_(std::move(common)) {}
+
+  bool loading = true;
+  bool ready = false;
+  uint64_t stack = 0;  // where the next call's begins
+
+  bool own_call(Task& task, dune_tf& frame) override {
+    if (frame.rax == PLUGIN_READY && loading) {
+      if (!memory().read(frame.rdi, &common_->table, sizeof(common_->table))) return false;
+      ready = true;
+      stack = (frame.rsp - kRedZone) & ~15ull;
+      leave_ring3(0);
+    }
+    const uint64_t number = frame.rax - PLUGIN_CALLBACK;
+    if (number >= common_->exports.size()) return false;
+    const uint64_t before = stack;
+    stack = (frame.rsp - kRedZone) & ~15ull;
+    const Arguments args = {frame.rdi, frame.rsi, frame.rdx, frame.rcx, frame.r8, frame.r9};
+    frame.rax = common_->exports[number](args);
+    stack = before;
+    (void)task;
+    return true;
+  }
+
+  std::shared_ptr<Common> common_;
+};
+
+struct Plugin::State {
+  std::shared_ptr<Common> common;
+  std::unique_ptr<PluginProcess> process;
+  Task task;
+  std::shared_ptr<const Snapshot> snapshot;
+  uint64_t snapshot_fs = 0, snapshot_gs = 0, snapshot_stack = 0;
+  CallError broken;
+  uint64_t handle = 0;  // of dlopen
+  unsigned depth = 0;
+  std::vector<std::shared_ptr<HostMapping>> shared;
+
+  State(std::shared_ptr<Common> c, std::unique_ptr<PluginProcess> p)
+      : common(std::move(c)), process(std::move(p)), task(*process) {}
+
+  bool call(Ring3Call& call, CallError& error);
+  void fail(const Ended& ended, CallError& error);
+  static Result<std::unique_ptr<PluginProcess>> make(std::shared_ptr<Common> common,
+                                                     std::unique_ptr<Memory> memory,
+                                                     std::string& why);
+};
+
+void Plugin::State::fail(const Ended& ended, CallError& error) {
+  error.ended = ended;
+  switch (ended.how) {
+    case Ended::How::kNot: return;
+    case Ended::How::kExited: error.code = ECANCELED; break;
+    case Ended::How::kDeadline: error.code = ETIME; break;
+    case Ended::How::kRefused: error.code = EACCES; break;
+    case Ended::How::kSignalled: error.code = ended.out_of_memory ? ENOMEM : EFAULT; break;
+  }
+  error.where = describe(process->own_memory(), ended);
+  broken = error;
+}
+
+bool Plugin::State::call(Ring3Call& call, CallError& error) {
+  if (broken.code) {
+    error = broken;
+    error.code = ESHUTDOWN;
+    return false;
+  }
+  const bool timed = common->options.deadline && !depth && !task.expires;
+  if (timed) task.expires = Ticker::mine().after(common->options.deadline);
+  depth++;
+  const Ended ended = process->call(task, call);
+  depth--;
+  if (timed) task.expires = 0;
+  if (ended.how == Ended::How::kNot) return true;
+  fail(ended, error);
+  return false;
+}
+
+std::string CallError::text() const {
+  if (!where.empty()) return where;
+  return strerror(code);
+}
+
+Plugin::Plugin(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Plugin::Plugin() = default;
+Plugin::Plugin(Plugin&&) noexcept = default;
+Plugin& Plugin::operator=(Plugin&&) noexcept = default;
+Plugin::~Plugin() = default;
+bool Plugin::broken() const { return state_->broken.code != 0; }
+Process& Plugin::process() { return *state_->process; }
+
+Policy Plugin::quiet_policy() {
+  Policy policy;
+  for (const char* name : {"mmap",
+                           "munmap",
+                           "mprotect",
+                           "mremap",
+                           "madvise",
+                           "brk",
+                           "futex",
+                           "exit",
+                           "exit_group",
+                           "arch_prctl",
+                           "set_tid_address",
+                           "set_robust_list",
+                           "rt_sigaction",
+                           "rt_sigprocmask",
+                           "sigaltstack",
+                           "getpid",
+                           "gettid",
+                           "clock_gettime",
+                           "clock_getres",
+                           "gettimeofday",
+                           "time",
+                           "getrandom",
+                           "sched_yield",
+                           "prlimit64",
+                           "getrlimit",
+                           "sysinfo",
+                           "uname",
+                           "tgkill",
+                           "rseq"})
+    if (const int n = call_number(name); n >= 0)
+      policy.add(static_cast<unsigned>(n), {{}, {Action::kAllow, 0}});
+  return policy;
+}
+
+Result<std::unique_ptr<PluginProcess>> Plugin::State::make(std::shared_ptr<Common> common,
+                                                           std::unique_ptr<Memory> memory,
+                                                           std::string& why) {
+  const PluginOptions& o = common->options;
+  auto files = std::make_shared<Files>();
+  if (!memory) {
+    // Only while libraries are loaded does anybody look.
+    std::vector<std::string> places(std::begin(kLibraryPlaces), std::end(kLibraryPlaces));
+    places.push_back("/etc/ld.so.cache");
+    places.insert(places.end(), o.readable.begin(), o.readable.end());
+    for (const auto& place : places) {
+      auto bound = files->bind(place, place, Access::kReadOnly);
+      const bool must = &place >= &places[places.size() - o.readable.size()];
+      if (!bound && must) {
+        why =
+            place + ": " + (bound.error().what ? bound.error().what : strerror(bound.error().code));
+        return bound.error();
+      }
+    }
+  }
+  Process::Options options;
+  options.policy =
+      std::shared_ptr<const Policy>(common, memory ? &common->policy : &common->while_loading);
+  options.files = std::move(files);
+  auto process = std::make_unique<PluginProcess>(std::move(options), common);
+  if (!memory) {
+    auto fresh = Memory::create(o.memory_limit);
+    if (!fresh) {
+      why = fresh.error().what ? fresh.error().what : strerror(fresh.error().code);
+      return fresh.error();
+    }
+    memory = std::move(*fresh);
+  }
+  process->adopt(std::move(memory));
+  return process;
+}
+
+Result<Plugin> Plugin::load(const std::string& library, const PluginOptions& options,
+                            std::string& why) {
+  if (!in_dune()) {
+    why = "the thread is not in Dune mode: dune::enter() comes first";
+    return Error{EPERM};
+  }
+  auto common = std::make_shared<Common>();
+  common->options = options;
+  if (library.find('/') != std::string::npos) common->options.readable.push_back(library);
+  common->policy = options.policy ? *options.policy : quiet_policy();
+  common->while_loading = common->policy;
+  for (unsigned n = 0; n < kMaxCall; n++) {
+    const Arguments none = {};
+    if (loading_policy().judge(n, none).action == Action::kAllow)
+      common->while_loading.add(n, {{}, {Action::kAllow, 0}});
+  }
+  auto made = State::make(common, nullptr, why);
+  if (!made) return made.error();
+  auto state = std::make_unique<State>(common, std::move(*made));
+  PluginProcess& process = *state->process;
+
+  const HostFd program = program_file();
+  if (program.get() < 0) {
+    why = "no memory for the program that loads plugins";
+    return Error{ENOMEM};
+  }
+  LoadRequest request;
+  request.program = program.get();
+  request.path = "/plugin-host";
+  request.arguments = {"plugin-host"};
+  request.environment = options.environment;
+  auto start = load_program(process.own_memory(), request, [](const char* path) {
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+  });
+  if (!start) {
+    why = start.error().what ? start.error().what : strerror(start.error().code);
+    return start.error();
+  }
+  const uint64_t expires = options.load_deadline ? Ticker::mine().after(options.load_deadline) : 0;
+  state->task.expires = expires;
+  const Ended ended = process.enter(state->task, *start);
+  CallError error;
+  if (!process.ready) {
+    state->fail(ended, error);
+    if (!error.code) error.code = ENOEXEC;
+    why = "the C library in the sandbox did not start: " + error.text();
+    return Error{error.code};
+  }
+
+  Plugin plugin(std::move(state));
+  const plugin_host_table& table = common->table;
+  const Remote<void> name = plugin.allocate(library.size() + 1);
+  uint64_t handle = 0;
+  if (name && plugin.write(name.at, library.c_str(), library.size() + 1)) {
+    Function<uint64_t(Remote<void>)> open(plugin, table.open);
+    auto opened = open(name);
+    if (!opened) {
+      why = library + ": " + opened.error().text();
+      return Error{opened.error().code};
+    }
+    handle = *opened;
+  }
+  if (!handle) {
+    Function<uint64_t()> failed(plugin, table.error);
+    auto message = failed();
+    char text[512] = "cannot be loaded";
+    if (message && *message) process.memory().read_string(*message, text, sizeof(text) - 1);
+    why = text;
+    const bool missing = strstr(text, "No such file");
+    return Error{missing ? ENOENT : ENOEXEC};
+  }
+  plugin.release(name);
+  plugin.state_->handle = handle;
+  plugin.state_->task.expires = 0;
+  process.loading = false;
+  process.set_policy(std::shared_ptr<const Policy>(common, &common->policy));
+  return plugin;
+}
+
+uint64_t Plugin::symbol(const std::string& name) {
+  const Remote<void> room = allocate(name.size() + 1);
+  if (!room || !write(room.at, name.c_str(), name.size() + 1)) return 0;
+  Function<uint64_t(uint64_t, Remote<void>)> find(*this, state_->common->table.symbol);
+  auto at = find(state_->handle, room);
+  release(room);
+  return at ? *at : 0;
+}
+
+Remote<void> Plugin::allocate(uint64_t bytes) {
+  Function<Remote<void>(uint64_t)> f(*this, state_->common->table.allocate);
+  auto at = f(bytes);
+  return at ? *at : Remote<void>{};
+}
+
+void Plugin::release(Remote<void> at) {
+  Function<void(Remote<void>)> f(*this, state_->common->table.free);
+  (void)f(at);
+}
+
+bool Plugin::read(uint64_t at, void* to, size_t bytes) const {
+  return state_->process->own_memory().read(at, to, bytes);
+}
+bool Plugin::write(uint64_t at, const void* from, size_t bytes) {
+  return state_->process->own_memory().write(at, from, bytes);
+}
+
+Result<Plugin::Shared> Plugin::share(uint64_t bytes) {
+  Memory& memory = state_->process->own_memory();
+  const long at = memory.mmap(0, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (at < 0 && at > -4096) return Error{static_cast<int>(-at)};
+  Shared shared;
+  shared.remote.at = static_cast<uint64_t>(at);
+  auto mapping = memory.host_mapping(shared.remote.at);
+  shared.host = {mapping->base(), bytes};
+  state_->shared.push_back(std::move(mapping));  // ring 3 may unmap it
+  return shared;
+}
+
+Result<int> Plugin::give(int host_fd) {
+  HostFd own(fcntl(host_fd, F_DUPFD_CLOEXEC, 0));
+  if (own.get() < 0) return Error{errno};
+  File file = make_file(std::move(own));
+  if (!file) return Error{ENOMEM};
+  const int fd = state_->process->descriptors().install(std::move(file), true);
+  if (fd < 0) return Error{-fd};
+  return fd;
+}
+
+Result<uint64_t> Plugin::export_raw(std::function<uint64_t(const Arguments&)> function) {
+  Common& c = *state_->common;
+  Memory& memory = state_->process->own_memory();
+  if (c.exports.size() >= kMaxExports) return Error{ENOSPC, "512 functions are exported"};
+  if (!c.thunks) {
+    const long at = memory.mmap(0, kMaxExports * kThunkBytes, PROT_READ | PROT_WRITE,
+                                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at < 0 && at > -4096) return Error{static_cast<int>(-at)};
+    std::string code;
+    for (uint32_t i = 0; i < kMaxExports; i++) {
+      const uint32_t number = PLUGIN_CALLBACK + i;
+      std::string thunk("\x49\x89\xca\xb8", 4);  // mov %rcx, %r10; mov $number, %eax
+      thunk.append(reinterpret_cast<const char*>(&number), 4);
+      thunk.append("\x0f\x05\xc3", 3);  // syscall; ret
+      thunk.resize(kThunkBytes, '\xcc');
+      code += thunk;
+    }
+    if (!memory.write(static_cast<uint64_t>(at), code.data(), code.size())) return Error{ENOMEM};
+    (void)memory.mprotect(static_cast<uint64_t>(at), code.size(), PROT_READ | PROT_EXEC);
+    c.thunks = static_cast<uint64_t>(at);
+  }
+  c.exports.push_back(std::move(function));
+  return c.thunks + (c.exports.size() - 1) * kThunkBytes;
+}
+
+Result<void> Plugin::snapshot() {
+  State& s = *state_;
+  if (s.depth) return Error{EBUSY, "a call is under way"};
+  if (s.broken.code) return Error{ESHUTDOWN};
+  auto taken = s.process->own_memory().snapshot();
+  if (!taken) return taken.error();
+  s.snapshot = *taken;
+  s.snapshot_fs = s.task.fs;
+  s.snapshot_gs = s.task.gs;
+  s.snapshot_stack = s.process->stack;
+  return {};
+}
+
+Result<void> Plugin::reset() {
+  State& s = *state_;
+  if (s.depth) return Error{EBUSY, "a call is under way"};
+  auto done = s.process->own_memory().reset();
+  if (!done) return done;
+  s.task.fs = s.snapshot_fs;
+  s.task.gs = s.snapshot_gs;
+  s.process->stack = s.snapshot_stack;
+  s.broken = {};
+  return {};
+}
+
+Result<Plugin> Plugin::spawn() const {
+  const State& s = *state_;
+  if (!s.snapshot) return Error{EINVAL, "no snapshot was taken"};
+  auto memory = Memory::create(s.common->options.memory_limit, s.snapshot);
+  if (!memory) return memory.error();
+  std::string why;
+  auto made = State::make(s.common, std::move(*memory), why);
+  if (!made) return made.error();
+  auto state = std::make_unique<State>(s.common, std::move(*made));
+  state->process->loading = false;
+  state->process->ready = true;
+  state->process->stack = s.snapshot_stack;
+  state->task.fs = state->snapshot_fs = s.snapshot_fs;
+  state->task.gs = state->snapshot_gs = s.snapshot_gs;
+  state->snapshot_stack = s.snapshot_stack;
+  state->snapshot = s.snapshot;
+  state->handle = s.handle;
+  return Plugin(std::move(state));
+}
+
+CallResult<std::pair<uint64_t, uint64_t>> Plugin::call_raw(uint64_t at, abi::Registers& registers,
+                                                           double (&sse)[2]) {
+  State& s = *state_;
+  Ring3Call call;
+  memcpy(call.gpr, registers.integer, sizeof(call.gpr));
+  call.r10 = at;
+  call.rip = s.common->table.call;
+  call.rsp = s.process->stack;
+  call.vectors = registers.sses;
+  memcpy(call.xmm, registers.sse, registers.sses * sizeof(double));
+  if (!registers.stack.empty()) {
+    const uint64_t bytes = (registers.stack.size() * 8 + 15) & ~15ull;
+    if (bytes > kStackArguments) return CallError{E2BIG, {}, {}};
+    call.rsp -= bytes;
+    if (!write(call.rsp, registers.stack.data(), registers.stack.size() * 8))
+      return CallError{EFAULT, {}, {}};
+  }
+  CallError error;
+  if (!s.call(call, error)) return error;
+  sse[0] = call.result[0];
+  sse[1] = call.result[1];
+  return std::pair{call.rax, call.rdx};
+}
+
+}  // namespace dune::sandbox

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// plugin.h - an untrusted shared library, called like one that is trusted.
+//
+//   dune::enter();
+//   std::string why;
+//   auto plugin = dune::sandbox::Plugin::load("libpng16.so.16", {}, why);
+//   auto version = plugin->function<uint32_t()>("png_access_version_number");
+//   if (auto v = version()) use(*v); else complain(v.error());
+//
+// The library and what it depends on, C library included, run unmodified in ring 3, in
+// memory of their own.  Nothing of the host program is mapped there.  A call is a change of
+// ring and of page table, no VM exit and no system call.  What the library does wrong ends
+// the call, not the process: a fault, a call that the policy refuses, a deadline.  Such a
+// plugin answers ESHUTDOWN until reset().
+//
+// snapshot() freezes the loaded plugin.  reset() goes back there at the cost of what was
+// written since.  spawn() makes another instance from the same snapshot; instances
+// share all pages that they do not write.
+//
+// A Plugin is used by one thread at a time; different ones by any number of threads.
+// Precondition of everything here: in_dune().
+#ifndef SANDBOX_PLUGIN_H
+#define SANDBOX_PLUGIN_H
+
+#include <cerrno>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "libdune/result.h"
+#include "sandbox/abi.h"
+#include "sandbox/policy.h"
+#include "sandbox/process.h"
+
+namespace dune::sandbox {
+
+struct PluginOptions {
+  uint64_t memory_limit = 256 << 20;        // bytes, code of the libraries included
+  uint64_t deadline = 0;                    // nanoseconds of each call, to about 10 ms; 0: none
+  uint64_t load_deadline = 30'000'000'000;  // of load() as a whole
+  // What it may ask of Linux once it is loaded; by default what touches nothing but its own
+  // memory.  While it is loaded it may read libraries too.
+  std::shared_ptr<const Policy> policy;
+  // Directories and files that it can see, read-only, beside the system's libraries.
+  std::vector<std::string> readable;
+  std::vector<std::string> environment;  // "NAME=value"
+};
+
+// Why a call has no result.
+struct CallError {
+  int code = 0;  // EFAULT, EACCES (policy), ETIME (deadline), ENOMEM, ECANCELED (it exited),
+                 // ESHUTDOWN (an earlier call failed so), E2BIG (arguments)
+  Ended ended;   // what exactly
+  std::string where;
+  std::string text() const;  // "reads 0x0 at libevil.so: parse+0x4b1": one line
+};
+
+template <class T>
+class CallResult {
+ public:
+  CallResult(T value) : value_(value) {}
+  CallResult(CallError error) : error_(std::move(error)) {}
+  explicit operator bool() const { return error_.code == 0; }
+  T& operator*() { return value_; }
+  const T& operator*() const { return value_; }
+  const CallError& error() const { return error_; }
+
+ private:
+  T value_{};
+  CallError error_;
+};
+template <>
+class CallResult<void> {
+ public:
+  CallResult() = default;
+  CallResult(CallError error) : error_(std::move(error)) {}
+  explicit operator bool() const { return error_.code == 0; }
+  const CallError& error() const { return error_; }
+
+ private:
+  CallError error_;
+};
+
+class Plugin;
+
+// A function of a plugin.  Does not outlive it.
+template <class Signature>
+class Function;
+template <class R, class... A>
+class Function<R(A...)> {
+ public:
+  Function() = default;
+  Function(Plugin& plugin, uint64_t at) : plugin_(&plugin), at_(at) {}
+  explicit operator bool() const { return at_ != 0; }
+  uint64_t address() const { return at_; }
+  CallResult<R> operator()(A... arguments) const;
+
+ private:
+  Plugin* plugin_ = nullptr;
+  uint64_t at_ = 0;
+};
+
+class Plugin {
+ public:
+  // `library`: a path, or a name that the dynamic linker looks for.  Its constructors run
+  // here, under memory limit and deadline.  Errors, with a line in `why`: ENOENT, ENOEXEC,
+  // ENOMEM, ETIME, EFAULT (a constructor crashed), EACCES (policy).
+  static Result<Plugin> load(const std::string& library, const PluginOptions& options,
+                             std::string& why);
+  Plugin();  // none; only to be assigned to
+  Plugin(Plugin&& other) noexcept;
+  Plugin& operator=(Plugin&& other) noexcept;
+  ~Plugin();
+
+  // 0: it has none of that name.
+  uint64_t symbol(const std::string& name);
+  template <class Signature>
+  Function<Signature> function(const std::string& name) {
+    return {*this, symbol(name)};
+  }
+
+  // Memory of the sandbox, from its own malloc.  Null: it has none left, or is broken.
+  Remote<void> allocate(uint64_t bytes);
+  void release(Remote<void> at);
+  // Copies.  False: the sandbox itself could not read or write there.
+  bool read(uint64_t at, void* to, size_t bytes) const;
+  bool write(uint64_t at, const void* from, size_t bytes);
+  template <class T>
+  bool read(Remote<T> at, std::span<T> to) const {
+    return read(at.at, to.data(), to.size_bytes());
+  }
+  template <class T>
+  bool write(Remote<T> at, std::span<const T> from) {
+    return write(at.at, from.data(), from.size_bytes());
+  }
+  // Memory that both use directly, each at its own address; gone with the plugin.  What
+  // ring 3 writes there may change while it is read.
+  struct Shared {
+    std::span<char> host;
+    Remote<void> remote;
+  };
+  Result<Shared> share(uint64_t bytes);
+
+  // The number by which ring 3 has a duplicate of this descriptor of the host's.  What it may
+  // do with it, the policy says.  EBADF, EMFILE.
+  Result<int> give(int host_fd);
+
+  // A function of the host that ring 3 may call, as an address to pass to it.  It runs in
+  // ring 0 on the calling thread; it may call into the plugin again.  ENOSPC: 512 of them.
+  Result<uint64_t> export_raw(std::function<uint64_t(const Arguments&)> function);
+  // export_function<long(long)>(f): up to six integers and addresses.
+  template <class Signature>
+  Result<Remote<Signature>> export_function(
+      std::type_identity_t<std::function<Signature>> function) {
+    return export_typed(std::move(function));
+  }
+
+  // EBUSY: a call is under way.  EINVAL (reset, spawn): no snapshot.
+  Result<void> snapshot();
+  Result<void> reset();
+  Result<Plugin> spawn() const;
+
+  // The call of a Function.  result_bytes: of one that goes by memory.
+  CallResult<std::pair<uint64_t, uint64_t>> call_raw(uint64_t at, abi::Registers& registers,
+                                                     double (&sse)[2]);
+  bool broken() const;
+  // What a plugin may ask of Linux unless its options say otherwise: nothing that reaches
+  // beyond its own memory and the time of day.
+  static Policy quiet_policy();
+  Process& process();
+
+ private:
+  template <class R, class... A>
+  Result<Remote<R(A...)>> export_typed(std::function<R(A...)> function);
+
+  struct State;
+  explicit Plugin(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+template <class R, class... A>
+CallResult<R> Function<R(A...)>::operator()(A... arguments) const {
+  abi::Registers registers;
+  constexpr bool kHidden = [] {
+    if constexpr (std::is_void_v<R>)
+      return false;
+    else
+      return abi::classes<R>().memory;
+  }();
+  Remote<void> room;
+  if constexpr (kHidden) {
+    room = plugin_->allocate(sizeof(R));
+    if (!room) return CallError{ENOMEM, {}, {}};
+    registers.add(room);
+  }
+  (registers.add(arguments), ...);
+  double sse[2];
+  auto done = plugin_->call_raw(at_, registers, sse);
+  if (!done) return done.error();
+  if constexpr (kHidden) {
+    R value;
+    const bool read = plugin_->read(room.at, &value, sizeof(R));
+    plugin_->release(room);
+    if (!read) return CallError{EFAULT, {}, {}};
+    return value;
+  } else if constexpr (std::is_void_v<R>) {
+    return {};
+  } else {
+    return abi::result<R>((*done).first, (*done).second, sse);
+  }
+}
+
+template <class R, class... A>
+Result<Remote<R(A...)>> Plugin::export_typed(std::function<R(A...)> function) {
+  static_assert(sizeof...(A) <= 6, "callbacks take up to six integers");
+  static_assert(((std::is_integral_v<A> || abi::is_remote<A>)&&...),
+                "callbacks take integers and addresses");
+  auto raw = [f = std::move(function)](const Arguments& given) -> uint64_t {
+    return [&]<size_t... I>(std::index_sequence<I...>)->uint64_t {
+      auto argument = [&]<class T>(size_t i, std::type_identity<T>) {
+        if constexpr (abi::is_remote<T>)
+          return T{given[i]};
+        else
+          return static_cast<T>(given[i]);
+      };
+      if constexpr (std::is_void_v<R>) {
+        f(argument(I, std::type_identity<A>{})...);
+        return 0;
+      } else {
+        return static_cast<uint64_t>(f(argument(I, std::type_identity<A>{})...));
+      }
+    }
+    (std::index_sequence_for<A...>{});
+  };
+  auto at = export_raw(std::move(raw));
+  if (!at) return at.error();
+  return Remote<R(A...)>{*at};
+}
+
+}  // namespace dune::sandbox
+
+#endif

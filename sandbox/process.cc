@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sandbox/process.h"
+
+#include <asm/prctl.h>
+#include <asm/unistd.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <new>
+
+#include "libdune/dune.hpp"
+#include "libdune/sys.h"
+#include "sandbox/ticker.h"
+
+namespace dune::sandbox {
+namespace {
+
+constexpr size_t kMaxScratch = 64 << 20;
+
+thread_local Task* running;
+
+// The calling thread runs `task`, in its address space; back to before at the end.
+class Running {
+ public:
+  Running(Task& task, const AddressSpace& space) : before_(running) {
+    task.outer = before_;
+    running = &task;
+    (void)space.activate();
+    (void)set_ring3_fs(task.fs);
+    (void)set_ring3_gs(task.gs);
+  }
+  ~Running() {
+    running->fs = ring3_fs();
+    running->gs = ring3_gs();
+    running = before_;
+    if (!before_)
+      (void)main_space().activate();
+    else
+      (void)before_->process.own_memory().space().activate();
+  }
+  Running(const Running&) = delete;
+  Running& operator=(const Running&) = delete;
+
+ private:
+  Task* before_;
+};
+
+int signal_of(uint8_t vector) {
+  switch (vector) {
+    case T_DIVIDE:
+    case T_FPERR:
+    case T_SIMDERR: return SIGFPE;
+    case T_DEBUG:
+    case T_BRKPT: return SIGTRAP;
+    case T_ILLOP: return SIGILL;
+    case T_ALIGN: return SIGBUS;
+  }
+  return SIGSEGV;
+}
+
+// Interrupt of the ticker, in ring 0 or 3.
+void on_tick() {
+  bool watching = false;
+  for (const Task* t = running; t; t = t->outer) watching = watching || t->expires;
+  Ticker::mine().tick(watching);
+}
+
+bool expired(const Task& task) { return task.expires && Ticker::mine().past(task.expires); }
+
+}  // namespace
+
+Task* Task::current() { return running; }
+
+Process::Process(Options options)
+    : options_(std::move(options)), descriptors_(options_.descriptors) {
+  on_trap(Ticker::kVector, [](dune_tf&, void*) { on_tick(); });
+}
+Process::~Process() = default;
+
+void Process::adopt(std::unique_ptr<Memory> memory) {
+  memory_ = std::move(memory);
+  set_policy(options_.policy);
+}
+
+void Process::set_policy(std::shared_ptr<const Policy> policy) {
+  options_.policy = std::move(policy);
+  calls_ = std::make_unique<Calls>(*options_.policy, *options_.files, descriptors_, *this,
+                                   options_.calls);
+}
+
+Ended Process::enter(Task& task, const Start& start) {
+  const Running scope(task, memory_->space());
+  const Ring3Client client = {from_syscall, from_trap, &task};
+  task.ended = {};
+  auto left = enter_ring3(ring3_frame(Gva(start.rip), Gva(start.rsp)), client);
+  if (!left) task.end({Ended::How::kSignalled, SIGSEGV, T_GPFLT, 0, 0, start.rip, false});
+  return task.ended;
+}
+
+Ended Process::call(Task& task, Ring3Call& call) {
+  const Running scope(task, memory_->space());
+  const Ring3Client client = {from_syscall, from_trap, &task};
+  task.ended = {};
+  auto end = call_ring3(call, client);
+  if (!end) task.end({Ended::How::kSignalled, SIGSEGV, T_GPFLT, 0, 0, call.rip, false});
+  return task.ended;
+}
+
+bool Process::own_call(Task&, dune_tf&) { return false; }
+
+void Process::from_syscall(dune_tf& frame, void* context) {
+  Task& task = *static_cast<Task*>(context);
+  Process& self = task.process;
+  if (!self.own_call(task, frame)) {
+    const Arguments args = {frame.rdi, frame.rsi, frame.rdx, frame.rcx, frame.r8, frame.r9};
+    const uint64_t number = frame.rax;
+    frame.rax = static_cast<uint64_t>(
+        number < kMaxCall ? self.calls_->run(static_cast<unsigned>(number), args) : -ENOSYS);
+    task.scratch.clear();
+    task.scratch_bytes = 0;
+  }
+  if (expired(task)) {
+    Ended how;
+    how.how = Ended::How::kDeadline;
+    how.rip = frame.rip;
+    task.end(how);
+  }
+  if (task.ended.how != Ended::How::kNot) leave_ring3(0);
+}
+
+void Process::from_trap(uint8_t vector, uint64_t error, Gva address, dune_tf& frame,
+                        void* context) {
+  Task& task = *static_cast<Task*>(context);
+  Ended how = {Ended::How::kSignalled, signal_of(vector), vector, error,
+               address.value,          frame.rip,         false};
+  if (vector == T_PGFLT) {
+    const auto fault = task.process.memory_->fault(address.value, error);
+    if (fault == Memory::Fault::kResolved) return;
+    how.out_of_memory = fault == Memory::Fault::kNoMemory;
+  } else if (vector == Ticker::kVector) {
+    on_tick();
+    if (!expired(task)) return;
+    how.how = Ended::How::kDeadline;
+  } else if (vector >= 32) {
+    return;
+  }
+  task.end(how);
+  leave_ring3(0);
+}
+
+long Process::memory_call(unsigned number, const Arguments& a, int host_fd) {
+  switch (number) {
+    case __NR_mmap:
+      return memory_->mmap(a[0], a[1], static_cast<int>(a[2]), static_cast<int>(a[3]), host_fd,
+                           a[5]);
+    case __NR_munmap: return memory_->munmap(a[0], a[1]);
+    case __NR_mprotect: return memory_->mprotect(a[0], a[1], static_cast<int>(a[2]));
+    case __NR_mremap: return memory_->mremap(a[0], a[1], a[2], static_cast<int>(a[3]), a[4]);
+    case __NR_madvise: return memory_->madvise(a[0], a[1], static_cast<int>(a[2]));
+    case __NR_brk: return memory_->brk(a[0]);
+    case __NR_msync:
+    case __NR_mlock:
+    case __NR_munlock: return 0;
+  }
+  return -ENOSYS;
+}
+
+long Process::host_call(long number, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3,
+                        uint64_t a4, uint64_t a5) {
+  return sys::call(number, static_cast<long>(a0), static_cast<long>(a1), static_cast<long>(a2),
+                   static_cast<long>(a3), static_cast<long>(a4), static_cast<long>(a5));
+}
+
+void Process::refused(unsigned number, const Arguments&, Action action) {
+  Ended how;
+  how.how = action == Action::kTrap ? Ended::How::kSignalled : Ended::How::kRefused;
+  how.value = action == Action::kTrap ? SIGSYS : static_cast<int>(number);
+  Task::current()->end(how);
+}
+
+void* Process::scratch(size_t bytes) {
+  Task& task = *Task::current();
+  if (bytes > kMaxScratch - task.scratch_bytes) return nullptr;
+  std::unique_ptr<char[]> memory(new (std::nothrow) char[bytes]);
+  if (!memory) return nullptr;
+  task.scratch_bytes += bytes;
+  task.scratch.push_back(std::move(memory));
+  return task.scratch.back().get();
+}
+
+// The word is found once, as one that may be written: a page that is shared with a snapshot
+// has been replaced by then, so all threads mean the same word.
+long Process::futex(const Arguments& a) {
+  const int op = static_cast<int>(a[1]) & FUTEX_CMD_MASK;
+  if (a[0] & 3) return -EINVAL;
+  memory_->hold();
+  size_t room = 0;
+  char* word = memory_->page(a[0], true, &room);
+  memory_->release();
+  if (!word) return -EFAULT;
+  const auto at = reinterpret_cast<uint64_t>(word);
+  struct timespec until = {};
+  uint64_t timeout = 0;
+  switch (op) {
+    case FUTEX_WAIT:
+    case FUTEX_WAIT_BITSET:
+      if (a[3]) {
+        if (!memory_->get(a[3], until)) return -EFAULT;
+        timeout = reinterpret_cast<uint64_t>(&until);
+      }
+      return host_call(__NR_futex, at, a[1], a[2], timeout, 0, a[5]);
+    case FUTEX_WAKE:
+    case FUTEX_WAKE_BITSET: return host_call(__NR_futex, at, a[1], a[2], 0, 0, a[5]);
+  }
+  return -ENOSYS;
+}
+
+long Process::process_call(unsigned number, const Arguments& a, int) {
+  Task& task = *Task::current();
+  Ended how;
+  switch (number) {
+    case __NR_exit:
+    case __NR_exit_group:
+      how.how = Ended::How::kExited;
+      how.value = static_cast<int>(a[0] & 0xff);
+      task.end(how);
+      return 0;
+    case __NR_arch_prctl:
+      switch (static_cast<int>(a[0])) {
+        case ARCH_SET_FS: return set_ring3_fs(a[1]) ? 0 : -EPERM;
+        case ARCH_GET_FS: return memory_->put(a[1], ring3_fs()) ? 0 : -EFAULT;
+        case ARCH_SET_GS: return set_ring3_gs(a[1]) ? 0 : -EPERM;
+        case ARCH_GET_GS: return memory_->put(a[1], ring3_gs()) ? 0 : -EFAULT;
+      }
+      return -EINVAL;
+    case __NR_set_tid_address:
+      task.clear_child_tid = a[0];
+      return host_call(__NR_gettid, 0, 0, 0, 0, 0, 0);
+    case __NR_gettid:
+    case __NR_getpid:
+    case __NR_getppid: return host_call(number, 0, 0, 0, 0, 0, 0);
+    case __NR_set_robust_list:
+    case __NR_rt_sigaction:
+    case __NR_rt_sigprocmask:
+    case __NR_sigaltstack: return 0;
+    case __NR_futex: return futex(a);
+    case __NR_tgkill:
+    case __NR_kill:
+      how.how = Ended::How::kSignalled;
+      how.value = static_cast<int>(number == __NR_kill ? a[1] : a[2]);
+      task.end(how);
+      return 0;
+  }
+  return -ENOSYS;
+}
+
+}  // namespace dune::sandbox

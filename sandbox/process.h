@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// process.h - what runs in a sandbox: memory, system calls and threads of ring 3 together.
+//
+// A Process is a program from its first instruction to its end; Plugin keeps one at hand
+// and calls into it.  Each thread of ring 3 (Task) runs on a thread of the host process.
+//
+// Nothing throws, and nothing jumps out of a call that is being carried out: whoever wants
+// ring 3 to end says so (Task::end), and it ends on the way back.
+#ifndef SANDBOX_PROCESS_H
+#define SANDBOX_PROCESS_H
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "libdune/rings.h"
+#include "sandbox/calls.h"
+#include "sandbox/environment.h"
+#include "sandbox/fds.h"
+#include "sandbox/files.h"
+#include "sandbox/loader.h"
+#include "sandbox/memory.h"
+
+namespace dune::sandbox {
+
+// How ring 3 came to its end.
+struct Ended {
+  static constexpr uint8_t kNoVector = 255;
+  enum class How : uint8_t {
+    kNot,
+    kExited,     // value: status of exit or exit_group
+    kSignalled,  // value: signal; a fault has address, rip and vector too
+    kDeadline,   // the time was up
+    kRefused,    // the policy ends it; value: number of the call
+  };
+  How how = How::kNot;
+  int value = 0;
+  uint8_t vector = kNoVector;  // of the exception
+  uint64_t error = 0;          // of the exception
+  uint64_t address = 0;
+  uint64_t rip = 0;
+  bool out_of_memory = false;  // a fault that the memory limit made
+};
+
+class Process;
+
+// A thread of ring 3.
+struct Task {
+  explicit Task(Process& p) : process(p) {}
+
+  Process& process;
+  uint64_t fs = 0, gs = 0;  // while it is not in ring 3
+  uint64_t clear_child_tid = 0;
+  uint64_t expires = 0;   // Ticker; 0: no deadline
+  Task* outer = nullptr;  // ring 3 that this one was called from, by a callback
+  Ended ended;
+  std::vector<std::unique_ptr<char[]>> scratch;  // of the call that is being carried out
+  size_t scratch_bytes = 0;
+
+  // Ring 3 of this thread goes no further.
+  void end(const Ended& how) {
+    if (ended.how == Ended::How::kNot) ended = how;
+  }
+  // The one that runs on the calling host thread, or null.
+  static Task* current();
+};
+
+class Process : public Environment {
+ public:
+  struct Options {
+    std::shared_ptr<const Policy> policy;
+    std::shared_ptr<Files> files;
+    unsigned descriptors = 1024;
+    CallOptions calls;
+  };
+  explicit Process(Options options);
+  ~Process() override;
+  Process(const Process&) = delete;
+  Process& operator=(const Process&) = delete;
+  // What it runs in.  Once, first.
+  void adopt(std::unique_ptr<Memory> memory);
+
+  // Precondition of both: the calling thread runs no other Task, but in a callback.
+  // Runs from `start` until ring 3 ends.
+  Ended enter(Task& task, const Start& start);
+  // Calls a function; kNot: it returned.
+  Ended call(Task& task, Ring3Call& call);
+
+  Memory& own_memory() { return *memory_; }
+  Descriptors& descriptors() { return descriptors_; }
+  Files& files() { return *options_.files; }
+  // From now on; no call may be under way.
+  void set_policy(std::shared_ptr<const Policy> policy);
+
+  UserMemory& memory() override { return *memory_; }
+  long memory_call(unsigned number, const Arguments& args, int host_fd) override;
+  long process_call(unsigned number, const Arguments& args, int path) override;
+  long host_call(long number, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4,
+                 uint64_t a5) override;
+  void refused(unsigned number, const Arguments& args, Action action) override;
+  void* scratch(size_t bytes) override;
+
+ protected:
+  // System calls that only this kind of process has.  True: it was one; result in frame.rax.
+  virtual bool own_call(Task& task, dune_tf& frame);
+
+ private:
+  static void from_syscall(dune_tf& frame, void* context);
+  static void from_trap(uint8_t vector, uint64_t error, Gva address, dune_tf& frame, void* context);
+  long futex(const Arguments& args);
+
+  Options options_;
+  std::unique_ptr<Memory> memory_;
+  Descriptors descriptors_;
+  std::unique_ptr<Calls> calls_;
+};
+
+}  // namespace dune::sandbox
+
+#endif

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sandbox/ticker.h"
+
+#include "libdune/interrupts.h"
+
+namespace dune::sandbox {
+
+Ticker& Ticker::mine() {
+  static thread_local Ticker ticker;
+  return ticker;
+}
+
+uint64_t Ticker::after(uint64_t nanoseconds) {
+  if (!on_) {
+    on_ = true;
+    (void)set_timer(kNanoseconds, kVector);
+  }
+  // The tick under way may be nearly over.
+  return ticks_ + nanoseconds / kNanoseconds + (nanoseconds % kNanoseconds != 0) + 1;
+}
+
+void Ticker::tick(bool watching) {
+  ticks_ = ticks_ + 1;
+  on_ = watching;
+  if (watching) (void)set_timer(kNanoseconds, kVector);
+}
+
+}  // namespace dune::sandbox

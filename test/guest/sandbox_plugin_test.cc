@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Plugins: calls, values, callbacks, snapshots; that whatever goes wrong is an error and
+// nothing more.
+#include "sandbox/plugin.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include <catch2/catch.hpp>
+
+#include "libdune/dune.hpp"
+
+using namespace dune::sandbox;
+
+struct point {
+  double x, y;
+};
+struct mixed {
+  int64_t n;
+  double d;
+};
+struct small {
+  int a;
+  float b;
+  short c;
+};
+struct large {
+  int64_t v[5];
+};
+DUNE_PLUGIN_STRUCT(point, double, double)
+DUNE_PLUGIN_STRUCT(mixed, int64_t, double)
+DUNE_PLUGIN_STRUCT(small, int, float, short)
+DUNE_PLUGIN_STRUCT(large, int64_t)
+
+namespace {
+
+std::string library(const char* name) {
+  char self[4096];
+  const ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+  REQUIRE(n > 0);
+  self[n] = 0;
+  std::string path(self);
+  return path.substr(0, path.rfind('/')) + "/plugins/" + name + ".so";
+}
+
+Plugin load(const char* name, const PluginOptions& options = {}) {
+  REQUIRE(dune::enter().ok());
+  std::string why;
+  auto plugin = Plugin::load(library(name), options, why);
+  INFO(why);
+  REQUIRE(plugin.ok());
+  return std::move(*plugin);
+}
+
+int load_error(const std::string& path, std::string& why, const PluginOptions& options = {}) {
+  REQUIRE(dune::enter().ok());
+  auto plugin = Plugin::load(path, options, why);
+  CHECK_FALSE(plugin.ok());
+  CHECK_FALSE(why.empty());
+  return plugin.error().code;
+}
+
+}  // namespace
+
+TEST_CASE("plugin: values of every kind go in and come out") {
+  Plugin p = load("good");
+  CHECK(*p.function<int(int, int)>("add")(40, 2) == 42);
+  CHECK(*p.function<int(int, int)>("add")(-40, -2) == -42);
+  CHECK(*p.function<long(long, long, long, long, long, long, long, long, long)>("nine")(
+            1, 2, 3, 4, 5, 6, 7, 8, 9) == 285);
+  CHECK(*p.function<double(int, double, float, long, double)>("mix")(1, 2, 3, 4, 5) == 54321);
+  CHECK(*p.function<int8_t(int8_t)>("negative")(-100) == 100);
+  CHECK(*p.function<bool(unsigned)>("is_odd")(7));
+  CHECK_FALSE(*p.function<bool(unsigned)>("is_odd")(8));
+  auto sw = p.function<point(point)>("swapped")({1.5, -2});
+  CHECK(((*sw).x == -2 && (*sw).y == 1.5));
+  auto g = p.function<mixed(mixed)>("grow")({41, 1.25});
+  CHECK(((*g).n == 42 && (*g).d == 2.5));
+  auto t = p.function<small(small)>("turn")({1, 2.5f, 3});
+  CHECK(((*t).a == -1 && (*t).b == -2.5f && (*t).c == -3));
+  auto r = p.function<large(large, int64_t)>("reversed")({{1, 2, 3, 4, 5}}, 10);
+  REQUIRE(r);
+  CHECK(((*r).v[0] == 15 && (*r).v[4] == 11));
+  CHECK(*p.function<double(double, double, double, double, double, double, double, double, double)>(
+            "float_args")(1, 2, 3, 4, 5, 6, 7, 8, 9) == 285);
+  CHECK(p.function<void()>("nothing")());
+  CHECK_FALSE(p.function<void()>("not_there"));
+}
+
+TEST_CASE("plugin: buffers") {
+  Plugin p = load("good");
+  const std::string text = "the quick brown fox";
+  auto from = p.allocate(text.size()), to = p.allocate(text.size());
+  REQUIRE((from && to));
+  REQUIRE(p.write(from.at, text.data(), text.size()));
+  REQUIRE(p.function<void(Remote<void>, Remote<void>, uint64_t)>("upper")(from, to, text.size()));
+  std::string out(text.size(), ' ');
+  REQUIRE(p.read(to.at, out.data(), out.size()));
+  CHECK(out == "THE QUICK BROWN FOX");
+  p.release(from);
+  p.release(to);
+
+  auto shared = p.share(1 << 20);
+  REQUIRE(shared.ok());
+  memset(shared->host.data(), 'a', shared->host.size());
+  Remote<void> half{shared->remote.at + (1 << 19)};
+  REQUIRE(p.function<void(Remote<void>, Remote<void>, uint64_t)>("upper")(shared->remote, half,
+                                                                          1 << 19));
+  CHECK(shared->host[0] == 'a');
+  CHECK(shared->host[(1 << 20) - 1] == 'A');
+
+  // Addresses of the host are no addresses of the plugin.
+  char mine[16] = "";
+  CHECK_FALSE(p.read(reinterpret_cast<uint64_t>(mine), mine, 8));
+  CHECK_FALSE(p.write(reinterpret_cast<uint64_t>(mine), mine, 8));
+  CHECK_FALSE(p.write(p.symbol("add"), mine, 8));
+  CHECK_FALSE(p.read(~0ull - 4, mine, 8));
+}
+
+TEST_CASE("plugin: callbacks, nested") {
+  Plugin p = load("good");
+  auto call_back = p.function<long(Remote<long(long)>, long)>("call_back");
+  int depth = 0;
+  Remote<long(long)> again;
+  auto exported = p.export_function<long(long)>([&](long v) -> long {
+    depth++;
+    if (v == 0) return 1;
+    auto inner = call_back(again, v - 1);
+    return inner ? *inner : -1000;
+  });
+  REQUIRE(exported.ok());
+  again = *exported;
+  auto r = call_back(again, 10);
+  REQUIRE(r);
+  CHECK(*r == 1 << 11);
+  CHECK(depth == 11);
+  CHECK(*call_back(again, 0) == 2);
+
+  auto plus = p.export_function<long(long, long)>([](long a, long b) { return a + b; });
+  auto values = p.allocate(400);
+  for (int i = 0; i < 100; i++) REQUIRE(p.write(values.at + i * 4, &i, 4));
+  CHECK(*p.function<long(Remote<long(long, long)>, Remote<void>, long)>("sum_with")(*plus, values,
+                                                                                    100) == 4950);
+}
+
+TEST_CASE("plugin: what goes wrong in it is an error of the call") {
+  Plugin p = load("evil");
+  REQUIRE(p.snapshot().ok());
+  static volatile long secret = 4711;
+  auto peek = p.function<long(uint64_t)>("peek");
+  auto poke = p.function<void(uint64_t, long)>("poke");
+
+  auto expect = [&](auto&& result, int code, const char* text) {
+    INFO(result.error().text());
+    CHECK_FALSE(result);
+    CHECK(result.error().code == code);
+    CHECK(result.error().text().find(text) != std::string::npos);
+    CHECK(p.broken());
+    auto after = peek(0);
+    CHECK(after.error().code == ESHUTDOWN);
+    REQUIRE(p.reset().ok());
+  };
+  expect(peek(reinterpret_cast<uint64_t>(&secret)), EFAULT, "reads");
+  expect(poke(reinterpret_cast<uint64_t>(&secret), 1), EFAULT, "writes");
+  CHECK(secret == 4711);
+  expect(peek(0), EFAULT, "peek+0x");
+  expect(peek(0xffffffff81000000), EFAULT, "reads");
+  expect(peek(0x8000000000000000), EFAULT, "at evil.so: peek");
+  expect(poke(p.symbol("peek"), 0), EFAULT, "writes");
+  expect(p.function<void(uint64_t)>("jump")(reinterpret_cast<uint64_t>(&getpid)), EFAULT,
+         "executes");
+  expect(p.function<int(int, int)>("divide")(1, 0), EFAULT, "divides by zero");
+  expect(p.function<void()>("trap")(), EFAULT, "invalid instruction");
+  expect(p.function<void()>("halt")(), EFAULT, "privileged");
+  expect(p.function<void()>("breakpoint")(), EFAULT, "SIGTRAP");
+  expect(p.function<void(int)>("leave")(3), ECANCELED, "status 3");
+  expect(p.function<void()>("stop")(), EFAULT, "SIGABRT");
+  expect(p.function<long(long)>("deep")(1 << 20), EFAULT, "writes");
+  expect(p.function<void()>("bad_stack")(), EFAULT, "writes");
+  expect(p.function<void()>("odd_stack")(), EFAULT, "");
+  expect(p.function<long()>("lose_stack")(), EFAULT, "");
+  expect(p.function<void()>("lose_everything")(), EFAULT, "");
+  expect(p.function<void()>("set_flags")(), EFAULT, "SIGTRAP");
+  CHECK(p.function<void()>("forge_ready")());  // an unknown system call
+  // That one gives itself a result, which it may: the call is over.
+  CHECK(*p.function<long()>("forge_return")() == 77);
+  REQUIRE(p.reset().ok());
+}
+
+TEST_CASE("plugin: system calls are refused unless the policy has them") {
+  Plugin p = load("evil");
+  auto ask = p.function<long(long, long, long, long, long, long, long)>("ask");
+  for (long n :
+       {0, 1, 2, 41, 56, 57, 59, 62, 101, 165, 248, 257, 272, 298, 310, 321, 323, 425, 435, 511})
+    CHECK(*ask(n, 0, 0, 0, 0, 0, 0) == -EPERM);
+  CHECK(*ask(512, 0, 0, 0, 0, 0, 0) == -ENOSYS);
+  CHECK(*ask(0x40000000 + 39, 0, 0, 0, 0, 0, 0) == -ENOSYS);
+  CHECK(*ask(-1, 0, 0, 0, 0, 0, 0) == -ENOSYS);
+  CHECK(*ask(39, 0, 0, 0, 0, 0, 0) == getpid());
+
+  auto deadly = std::make_shared<Policy>(Plugin::quiet_policy());
+  deadly->add(101, {{}, {Action::kKillProcess, 0}});
+  PluginOptions options;
+  options.policy = deadly;
+  Plugin q = load("evil", options);
+  auto dead =
+      q.function<long(long, long, long, long, long, long, long)>("ask")(101, 0, 0, 0, 0, 0, 0);
+  CHECK(dead.error().code == EACCES);
+  CHECK(dead.error().text().find("ptrace") != std::string::npos);
+}
+
+TEST_CASE("plugin: a deadline interrupts a loop, with and without system calls") {
+  PluginOptions options;
+  options.deadline = 50'000'000;
+  Plugin p = load("evil", options);
+  REQUIRE(p.snapshot().ok());
+  for (int i = 0; i < 3; i++) {
+    auto spun = p.function<void()>("spin")();
+    CHECK(spun.error().code == ETIME);
+    CHECK(spun.error().text().find("spin") != std::string::npos);
+    REQUIRE(p.reset().ok());
+    CHECK(p.function<void()>("spin_in_calls")().error().code == ETIME);
+    REQUIRE(p.reset().ok());
+    CHECK(*p.function<int(int, int)>("divide")(42, 6) == 7);
+  }
+}
+
+TEST_CASE("plugin: a snapshot comes back, written pages only") {
+  Plugin p = load("good");
+  auto bump = p.function<int()>("bump");
+  CHECK(*bump() == 1);
+  CHECK(*bump() == 2);
+  REQUIRE(p.snapshot().ok());
+  for (int round = 0; round < 3; round++) {
+    CHECK(*bump() == 3);
+    CHECK(*bump() == 4);
+    REQUIRE(p.function<void(long)>("touch")(300));
+    CHECK(*p.function<int(long)>("pool_byte")(4096) == 1);
+    CHECK(*p.function<long(long)>("map_and_unmap")(5) == 0);
+    CHECK(*p.function<long(long)>("grab")(1 << 20) != 0);
+    // The host's own writes are undone as well.
+    const char text[] = "written by the host";
+    const uint64_t at = *p.function<uint64_t()>("pool_at")() + 5000 * 4096;
+    REQUIRE(p.write(at, text, sizeof(text)));
+    REQUIRE(p.reset().ok());
+    char back[sizeof(text)];
+    REQUIRE(p.read(at, back, sizeof(back)));
+    CHECK(back[0] == 0);
+  }
+  CHECK(*bump() == 3);
+}
+
+TEST_CASE("plugin: instances share a snapshot and nothing else") {
+  Plugin first = load("good");
+  REQUIRE(first.snapshot().ok());
+  std::vector<Plugin> more;
+  for (int i = 0; i < 20; i++) {
+    auto made = first.spawn();
+    REQUIRE(made.ok());
+    more.push_back(std::move(*made));
+  }
+  for (int i = 0; i < 20; i++) {
+    auto bump = more[static_cast<size_t>(i)].function<int()>("bump");
+    for (int k = 0; k <= i; k++) CHECK(*bump() == k + 1);
+  }
+  CHECK(*first.function<int()>("bump")() == 1);
+  for (auto& p : more) {
+    CHECK(p.process().own_memory().pages() < 24);
+    REQUIRE(p.reset().ok());
+    CHECK(*p.function<int()>("bump")() == 1);
+  }
+  CHECK(more[0].function<void()>("not_there").address() == 0);
+}
+
+TEST_CASE("plugin: the memory limit holds, and ends the call only") {
+  PluginOptions options;
+  options.memory_limit = 16 << 20;
+  Plugin p = load("good", options);
+  REQUIRE(p.snapshot().ok());
+  CHECK(*p.function<long(long)>("grab")(4 << 20) != 0);
+  auto full = p.function<void()>("fill_pool")();
+  CHECK(full.error().code == ENOMEM);
+  CHECK(p.process().own_memory().pages() * 4096 <= 16 << 20);
+  REQUIRE(p.reset().ok());
+  p.process().own_memory().trim();
+  CHECK(*p.function<long(long)>("grab")(4 << 20) != 0);
+}
+
+TEST_CASE("plugin: threads, each with sandboxes of its own") {
+  Plugin first = load("good");
+  REQUIRE(first.snapshot().ok());
+  std::atomic<int> good{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; t++)
+    threads.emplace_back([&] {
+      auto mine = first.spawn();
+      if (!mine) return;
+      auto bump = mine->function<int()>("bump");
+      auto touch = mine->function<void(long)>("touch");
+      bool ok = true;
+      for (int i = 0; i < 20; i++) {
+        ok = ok && *bump() == 1 && touch(20) && *bump() == 2;
+        ok = ok && mine->reset().ok();
+      }
+      good += ok;
+    });
+  for (auto& t : threads) t.join();
+  CHECK(good == 4);
+}
+
+TEST_CASE("plugin: libraries that cannot be loaded say why") {
+  std::string why;
+  CHECK(load_error("/nowhere/libx.so", why) == ENOENT);
+  CHECK(load_error("libnowhere.so.7", why) == ENOENT);
+  CHECK(load_error(library("lacks"), why) == ENOEXEC);
+  CHECK(why.find("nobody_has_this") != std::string::npos);
+  CHECK(load_error(library("crashes"), why) == EFAULT);
+  CHECK(why.find("writes 0x8") != std::string::npos);
+  PluginOptions options;
+  options.load_deadline = 3'000'000'000;
+  CHECK(load_error(library("hangs"), why, options) == ETIME);
+
+  char path[] = "/tmp/pluginXXXXXX";
+  const int fd = mkstemp(path);
+  REQUIRE(write(fd, "\177ELF no more", 12) == 12);
+  CHECK(load_error(path, why) == ENOEXEC);
+  REQUIRE(ftruncate(fd, 0) == 0);
+  CHECK(load_error(path, why) == ENOEXEC);
+  unlink(path);
+  close(fd);
+  PluginOptions tight;
+  tight.memory_limit = 64 << 10;
+  CHECK(load_error(library("good"), why, tight) == ENOMEM);
+  PluginOptions nothing;
+  nothing.readable = {"/not/here"};
+  CHECK(load_error(library("good"), why, nothing) == ENOENT);
+}
