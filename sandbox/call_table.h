@@ -12,6 +12,7 @@
 
 #include <array>
 #include <cstdint>
+#include <vector>
 
 #include "sandbox/policy.h"
 #include "sandbox/resolver.h"
@@ -100,6 +101,8 @@ const Row& call_row(unsigned number);
 // Every number that this layer passes to Environment::host_call: what a filter of the host
 // process must let through (besides what memory_call and process_call need).
 bool forwarded(unsigned host_number);
+// The requests of ioctl(2) among them.
+std::vector<uint32_t> forwarded_requests();
 
 }  // namespace dune::sandbox
 

@@ -218,4 +218,10 @@ long do_ioctl(Context& call, const Arguments& args) {
   return command ? carry_out(call, *file, *command, args[2]) : -ENOTTY;
 }
 
+std::vector<uint32_t> forwarded_requests() {
+  std::vector<uint32_t> requests;
+  for (const Command& command : kIoctl) requests.push_back(command.code);
+  return requests;
+}
+
 }  // namespace dune::sandbox

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sandbox/filter.h"
 
+#include <asm/unistd.h>
 #include <seccomp.h>
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 #include <new>
 
 #include "kern/dune.h"
+#include "sandbox/call_table.h"
 
 namespace dune::sandbox {
 namespace {
@@ -30,7 +32,9 @@ constexpr const char* kRuntime[] = {
     "set_tid_address", "set_robust_list", "rseq", "arch_prctl", "sched_getaffinity", "gettid",
     "getpid", "exit", "exit_group", "membarrier",
     // paths are resolved to descriptors of directories that are bound
-    "openat2", "openat", "newfstatat", "fstat", "statx", "readlinkat", "faccessat2", "getdents64",
+    "openat2", "openat", "newfstatat", "fstat", "fstatfs", "readlinkat", "faccessat2", "getdents64",
+    // what kind of socket a descriptor is
+    "getsockopt",
     // descriptors of the runtime; a fork child opens its own devices
     "close", "close_range", "dup", "dup3", "fcntl", "read", "pread64", "write", "writev",
     // deadlines and times
@@ -39,77 +43,35 @@ constexpr const char* kRuntime[] = {
     // keys and canaries
     "getrandom"};
 
-// Never let through, whatever a policy allows: no row of call_table.h forwards these.
-constexpr const char* kNever[] = {
-    "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "process_mrelease",
-    "pidfd_getfd", "kcmp", "io_uring_setup", "io_uring_enter", "io_uring_register", "userfaultfd",
-    "perf_event_open", "bpf", "keyctl", "add_key", "request_key", "init_module", "finit_module",
-    "delete_module", "create_module", "query_module", "get_kernel_syms", "mount", "umount2",
-    "pivot_root", "chroot", "move_mount", "fsopen", "fsmount", "fsconfig", "fspick", "open_tree",
-    "open_tree_attr", "mount_setattr", "setns", "unshare", "kexec_load", "kexec_file_load",
-    "reboot", "swapon", "swapoff", "iopl", "ioperm", "modify_ldt", "open_by_handle_at",
-    "name_to_handle_at", "quotactl", "quotactl_fd", "acct", "settimeofday", "clock_settime",
-    "adjtimex", "clock_adjtime", "lookup_dcookie", "nfsservctl", "uselib", "_sysctl", "vmsplice",
-    "move_pages", "migrate_pages", "fanotify_init", "sethostname", "setdomainname", "syslog",
-    "vhangup",
-    // programs are executed by our own loader, in this process
-    "execve", "execveat",
-    // its flags stand in memory; glibc takes clone(2) when it is not there
-    "clone3"};
-
-// Forms of one operation: a policy that allows one of a line may be served by any of it.
+// Forms of one operation: a call of a line may be served by any of it.
 constexpr std::initializer_list<const char*> kForms[] = {
-    {"open", "openat", "openat2", "creat"},
-    {"stat", "lstat", "fstat", "newfstatat", "statx"},
-    {"access", "faccessat", "faccessat2"},
-    {"chmod", "fchmod", "fchmodat", "fchmodat2"},
-    {"chown", "lchown", "fchown", "fchownat"},
-    {"link", "linkat"},
-    {"mkdir", "mkdirat"},
-    {"readlink", "readlinkat"},
-    {"rename", "renameat", "renameat2"},
-    {"rmdir", "unlink", "unlinkat"},
-    {"symlink", "symlinkat"},
-    {"statfs", "fstatfs"},
-    {"truncate", "ftruncate"},
     {"utime", "utimes", "futimesat", "utimensat"},
-    {"getxattr", "lgetxattr", "fgetxattr", "getxattrat"},
-    {"setxattr", "lsetxattr", "fsetxattr", "setxattrat"},
-    {"listxattr", "llistxattr", "flistxattr", "listxattrat"},
-    {"removexattr", "lremovexattr", "fremovexattr", "removexattrat"},
-    {"chdir", "fchdir"},
-    {"getdents", "getdents64"},
-    {"dup", "dup2", "dup3", "fcntl"},
-    {"pipe", "pipe2"},
     {"read", "readv", "pread64", "preadv", "preadv2"},
     {"write", "writev", "pwrite64", "pwritev", "pwritev2"},
-    {"poll", "ppoll", "select", "pselect6"},
-    {"epoll_create", "epoll_create1"},
+    {"pipe", "pipe2"},
     {"epoll_wait", "epoll_pwait", "epoll_pwait2"},
-    {"eventfd", "eventfd2"},
-    {"signalfd", "signalfd4"},
-    {"inotify_init", "inotify_init1"},
     {"accept", "accept4"},
     {"recvfrom", "recvmsg", "recvmmsg"},
     {"sendto", "sendmsg", "sendmmsg"},
-    {"kill", "tkill", "tgkill", "pidfd_send_signal"},
+    {"kill", "tkill", "tgkill"},
     {"rt_sigqueueinfo", "rt_tgsigqueueinfo"},
-    {"getrlimit", "setrlimit", "prlimit64"},
     {"alarm", "setitimer"},
-    {"time", "gettimeofday", "clock_gettime"},
-    {"nanosleep", "clock_nanosleep"},
+    {"signalfd", "signalfd4"},
 };
 
-// Forwarded with the arguments that were judged, perhaps behind `shift` others.
+// Calls whose arguments of plain values, as a set of bits, are forwarded as they were judged,
+// but for the bits `changed`.
 struct Plain {
-  const char* call;
-  const char* forwarded;
-  uint8_t shift;
+  const char* call;  // as Linux gets it
+  unsigned arguments;
+  uint64_t changed;
 };
-constexpr Plain kPlain[] = {{"socket", "socket", 0},   {"socketpair", "socketpair", 0},
-                            {"prctl", "prctl", 0},     {"personality", "personality", 0},
-                            {"seccomp", "seccomp", 0}, {"prlimit64", "prlimit64", 0},
-                            {"mknodat", "mknodat", 0}, {"mknod", "mknodat", 1}};
+constexpr Plain kPlain[] = {
+    {"socket", 1 << 0 | 1 << 2, 0},      // the type gets SOCK_CLOEXEC
+    {"socketpair", 1 << 0 | 1 << 2, 0},  // likewise
+    {"prctl", 1 << 0, 0},
+    {"mknodat", 1 << 2, 0777},  // umask
+};
 
 constexpr uint64_t kInt = 0xffffffff;
 constexpr uint64_t kNamespaces = 0x7e020000;  // CLONE_NEW* of clone(2)
@@ -127,11 +89,6 @@ class RuleSet {
     if (when.empty()) rules = {{}};
     if (rules.empty() || !rules.front().empty()) rules.push_back(std::move(when));
   }
-  void never(const char* name) {
-    if (const int number = call_number(name); number >= 0)
-      rules_.erase(static_cast<unsigned>(number));
-  }
-
   std::vector<FilterRule> all() const {
     std::vector<FilterRule> all;
     for (const auto& [number, rules] : rules_)
@@ -159,37 +116,60 @@ std::vector<std::vector<Comparison>> ways(const Policy& policy, unsigned number)
   return ways;
 }
 
-const Plain* plain(const char* name) {
-  const auto found = std::find_if(std::begin(kPlain), std::end(kPlain), [name](const Plain& p) {
-    return name && strcmp(p.call, name) == 0;
-  });
-  return found == std::end(kPlain) ? nullptr : found;
+// The comparisons of `when` that hold for what is forwarded as well: a superset.
+std::vector<Comparison> kept(const Plain& plain, const std::vector<Comparison>& when, int shift) {
+  std::vector<Comparison> kept;
+  unsigned left = plain.arguments;  // seccomp takes each argument once in a rule
+  for (Comparison c : when) {
+    c.argument = static_cast<uint8_t>(c.argument + shift);
+    const bool changed =
+        plain.changed && (c.op != Compare::kMaskedEq || (c.value & plain.changed) != 0);
+    if (c.argument >= 6 || !(left & 1u << c.argument) || changed) continue;
+    left &= ~(1u << c.argument);
+    kept.push_back(c);
+  }
+  return kept;
 }
 
-// seccomp takes each argument once in a rule.
-bool expressible(const std::vector<Comparison>& when) {
-  unsigned seen = 0;
-  for (const Comparison& c : when) {
-    if (c.argument >= 6 || (seen & 1u << c.argument)) return false;
-    seen |= 1u << c.argument;
+// What Linux gets for call `number`, where code decides on that: of a handler, forwarded()
+// says what it makes at most.
+void add_forms(RuleSet& set, unsigned number, How how) {
+  auto add = [&set, how](int form) {
+    const auto host = static_cast<unsigned>(form);
+    if (how == How::kProcess || forwarded(host)) set.allow(host);
+  };
+  add(static_cast<int>(number));
+  for (const auto& forms : kForms) {
+    const bool member = std::any_of(forms.begin(), forms.end(), [number](const char* form) {
+      return call_number(form) == static_cast<int>(number);
+    });
+    if (!member) continue;
+    for (const char* form : forms) add(call_number(form));
   }
-  return true;
 }
 
 void add_policy(RuleSet& set, const Policy& policy, unsigned number) {
+  const Row& row = call_row(number);
   const auto all = ways(policy, number);
-  if (all.empty()) return;
-  const char* name = call_name(number);
-  const Plain* values = plain(name);
-  if (!values) {
-    if (name && strcmp(name, "clone") == 0) return;  // the runtime's rule says it all
-    set.allow(number);
-    return;
-  }
-  for (std::vector<Comparison> when : all) {
-    for (Comparison& c : when) c.argument += values->shift;
-    if (!expressible(when)) when.clear();
-    set.allow_when(values->forwarded, std::move(when));
+  if (all.empty() || row.how == How::kMemory) return;  // memory is the runtime's
+  if (row.how == How::kRefused && !forwarded(number)) return;
+
+  const unsigned host = row.how == How::kForward ? row.host : number;
+  const char* name = call_name(host);
+  const auto plain = std::find_if(std::begin(kPlain), std::end(kPlain), [name](const Plain& p) {
+    return name && strcmp(p.call, name) == 0;
+  });
+  if (plain != std::end(kPlain)) {
+    // mknodat(2) has a directory in front of what mknod(2) has.
+    const int shift = number == __NR_mknod ? 1 : 0;
+    for (const auto& when : all) set.allow_when(name, kept(*plain, when, shift));
+  } else if (number == __NR_ioctl) {
+    for (const uint32_t request : forwarded_requests())
+      set.allow_when("ioctl", {{1, Compare::kMaskedEq, kInt, request}});
+  } else if (row.how == How::kForward) {
+    set.allow(host);
+  } else if (number != __NR_clone && number != __NR_clone3) {  // the runtime's say it all
+    add_forms(set, number, row.how);
   }
 }
 
@@ -238,19 +218,10 @@ int build(scmp_filter_ctx filter, const Policy& policy, const FilterOptions& opt
 std::vector<FilterRule> filter_rules(const Policy& policy, const FilterOptions& options) {
   RuleSet set;
   for (unsigned number = 0; number < kMaxCall; number++) add_policy(set, policy, number);
-  for (const auto& forms : kForms) {
-    const bool any = std::any_of(forms.begin(), forms.end(), [&policy](const char* form) {
-      return !ways(policy, static_cast<unsigned>(call_number(form))).empty();
-    });
-    if (!any) continue;
-    for (const char* form : forms)
-      if (!plain(form)) set.allow(form);
-  }
   for (const char* name : kRuntime) set.allow(name);
   set.allow_when("ioctl", {{1, Compare::kMaskedEq, 0xff00, DUNE_IOC_MAGIC << 8}});
   set.allow_when("clone", {{0, Compare::kMaskedEq, kNamespaces, 0}});
   set.allow_when("prlimit64", {{0, Compare::kMaskedEq, kInt, 0}});
-  for (const char* name : kNever) set.never(name);
   for (unsigned number : options.calls) set.allow(number);
   return set.all();
 }

@@ -4,12 +4,13 @@
 //
 // Ring 3's system calls are judged, copied and then made by ring 0 of this same process.
 // Code that has taken over ring 0 could make others.  A seccomp filter stops those: it lets
-// through the calls that the policy may forward (all forms of an operation count as one:
-// open(2) is forwarded as openat2(2)) and what libdune itself needs, listed in filter.cc.
-// Everything else is EPERM; calls of other ABIs (int 0x80, x32) kill the process.
+// through what call_table.h makes of the calls that the policy may allow, and what libdune
+// itself needs, listed in filter.cc.  Everything else is EPERM; calls of other ABIs
+// (int 0x80) kill the process.  execve(2) is never let through: programs are executed by our
+// own loader.  clone3(2) is ENOSYS, as its flags stand in memory.
 //
-// It is a superset: comparisons are kept for calls whose arguments are plain values and
-// forwarded as they are.  Pointers are beyond seccomp.
+// It is a superset: comparisons are kept for values that are forwarded as they are.  Pointers
+// are beyond seccomp.
 #ifndef SANDBOX_FILTER_H
 #define SANDBOX_FILTER_H
 
