@@ -90,7 +90,7 @@ Result<void> Files::start() {
   auto own = make_own();
   if (!own) return own.error();
   root_ = std::make_unique<Node>();
-  root_->path = "/";
+  root_->path.push_back('/');  // g++ 12 misreads the assignment of "/"
   Mount mount;
   mount.writable = mount.own = true;
   const auto mounted = mount_on("/", std::move(*own), std::move(mount));
