@@ -147,10 +147,15 @@ Result<void> fill_runtime(PageMap& map) {
   return done;
 }
 
+uint64_t quick_cr3(const PageMap& map, uint32_t index) {
+  return process.pcid_mask ? map.root().value | index | kNoFlush : 0;
+}
+
 Result<AddressSpace> publish(uint32_t index, const PageMap& map) {
   Space& s = spaces[index];
   Locked locked(spaces_lock);
   s.map = map;
+  s.quick_cr3 = quick_cr3(map, index);
   __atomic_add_fetch(&s.tlb_gen, 1, __ATOMIC_SEQ_CST);
   s.generation = (epoch << kEpochShift) | ((s.generation + 1) & ((1u << kEpochShift) - 1));
   s.dying = false;
@@ -172,6 +177,7 @@ void init_spaces(const PageTable& table, bool fork_child) {
   spaces[0].map =
       PageMap(table, process.arena, kHooks, process.leaves_1g ? PageSize::k1G : PageSize::k2M);
   spaces[0].used = true;
+  spaces[0].quick_cr3 = quick_cr3(spaces[0].map, 0);
 }
 
 AddressSpace& main_space() {

@@ -33,7 +33,7 @@ int dune_register_intr_handler(int vec, dune_intr_cb cb) {
   dune::Handler h = {};
   h.kind = cb ? dune::Handler::kC : dune::Handler::kNone;
   h.c = cb;
-  dune::set_handler(dune::process.handlers[vec], h);
+  dune::set_handler(dune::dune_handlers.trap[vec], h);
   return 0;
 }
 
@@ -41,7 +41,7 @@ void dune_register_pgflt_handler(dune_pgflt_cb cb) {
   dune::Handler h = {};
   h.kind = cb ? dune::Handler::kCPageFault : dune::Handler::kNone;
   h.c_page_fault = cb;
-  dune::set_handler(dune::process.page_fault, h);
+  dune::set_handler(dune::dune_handlers.page_fault, h);
 }
 
 int dune_printf(const char* fmt, ...) {

@@ -27,7 +27,7 @@ void dune_register_syscall_handler(dune_syscall_cb cb) {
   dune::Handler h = {};
   h.kind = cb ? dune::Handler::kC : dune::Handler::kNone;
   h.c = cb;
-  dune::set_handler(dune::process.syscall, h);
+  dune::set_handler(dune::dune_handlers.syscall, h);
 }
 
 void dune_passthrough_syscall(struct dune_tf* tf) { dune::pass_syscall(*tf); }

@@ -113,7 +113,7 @@ void on_trap(uint8_t vector, TrapHandler handler, void* context) {
   h.kind = handler ? Handler::kTrap : Handler::kNone;
   h.trap = handler;
   h.context = context;
-  set_handler(process.handlers[vector], h);
+  set_handler(dune_handlers.trap[vector], h);
 }
 
 void on_page_fault(PageFaultHandler handler, void* context) {
@@ -121,7 +121,7 @@ void on_page_fault(PageFaultHandler handler, void* context) {
   h.kind = handler ? Handler::kPageFault : Handler::kNone;
   h.page_fault = handler;
   h.context = context;
-  set_handler(process.page_fault, h);
+  set_handler(dune_handlers.page_fault, h);
 }
 
 int vm_fd() { return process.vm_fd; }

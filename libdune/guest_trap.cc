@@ -25,7 +25,6 @@ namespace {
 constexpr uint64_t kVsyscallPage = 0xffffffffff600000ull;
 constexpr uint64_t kVsyscallStep = 0x400;
 
-constexpr uint64_t kHandlerStackSpare = 16 * 1024;  // what a handler is sure to have
 constexpr uint64_t kRedZone = 128;
 
 bool is_vsyscall(const TrapFrame& f) {
@@ -100,12 +99,9 @@ bool of_ring3(const TrapFrame& f) { return f.tf.cs & 3; }
 void take_over(Thread& thread) {
   RingBlock& b = thread.ring_block();
   // The CPU cleared IF, TF and NT, but AC is still ring 3's.
-  asm volatile("lea -128(%%rsp), %%rsp; pushq $2; popfq; lea 128(%%rsp), %%rsp"
-               :
-               :
-               : "memory", "cc");
+  asm volatile("lea -128(%%rsp), %%rsp; pushq $2; popfq; lea 128(%%rsp), %%rsp" : : : "memory", "cc");
+  asm volatile("swapgs");
   asm volatile("rdfsbase %0" : "=r"(b.user_fs));
-  asm volatile("rdgsbase %0" : "=r"(b.user_gs));
   asm volatile("wrfsbase %0" : : "r"(b.ring0_fs));
   asm volatile("wrgsbase %0" : : "r"(b.ring0_gs));
   clear_ring3_mark(thread);
@@ -120,7 +116,7 @@ void take_over(Thread& thread) {
 // Runs the client's handler; false: the process's handlers answer.
 bool answered_by_client(TrapFrame& f) {
   RingBlock& b = f.thread->ring_block();
-  const Ring3Client* client = b.client;
+  const Ring3Client* client = b.context->client;
 
   if (f.vector == kSignalVector) b.notice = false;
   if (!client) return f.vector == kSignalVector;
@@ -139,7 +135,7 @@ TrapFrame* to_handler_stack(TrapFrame& f) {
   uint64_t top = thread.handler_stack_high();
 
   if (of_ring3(f))
-    top = thread.ring_block().entry_sp;
+    top = thread.ring_block().context->entry_sp;
   else if (f.tf.rsp > thread.handler_stack_low() && f.tf.rsp <= top)
     top = (f.tf.rsp - kRedZone) & ~15ull;
   top -= sizeof(TrapFrame);
@@ -175,7 +171,7 @@ using dune::TrapFrame;
 extern "C" [[gnu::visibility("hidden")]] TrapFrame* dune_trap(TrapFrame* f) {
   // The IST stack's own pointer stands just above the frame (thread.cc).
   f->thread = *reinterpret_cast<dune::Thread**>(f + 1);
-  const bool of_client = dune::of_ring3(*f) && f->thread->ring_block().client;
+  const bool of_client = dune::of_ring3(*f) && f->thread->ring_block().context->client;
   if (f->vector == T_PGFLT) {
     f->cr2 = dune::read_cr2().value;
     if (!of_client && dune::map_on_demand(*f)) return nullptr;
@@ -186,17 +182,16 @@ extern "C" [[gnu::visibility("hidden")]] TrapFrame* dune_trap(TrapFrame* f) {
   } else if (f->vector == dune::kSignalVector) {
     return nullptr;  // where it stands now, the signal's handler has run or is to run
   } else if (dune::ring3_marked(*f->thread)) {
-    dune::end_ring3(*f, "trap on the way between the rings");
+    dune::end_ring3(*f, f->tf.rip == reinterpret_cast<uint64_t>(dune_ring3_iret)
+                            ? "a handler sends ring 3 to an address that is not canonical"
+                            : "trap on the way between the rings");
   }
   if (f->vector == T_PGFLT) {
-    if (dune::is_vsyscall(*f) || dune::process.page_fault.kind) return dune::to_handler_stack(*f);
+    if (dune::is_vsyscall(*f) || dune::dune_handlers.page_fault.kind)
+      return dune::to_handler_stack(*f);
   }
-  if (!dune::process.handlers[f->vector].kind) dune::unhandled(*f);
+  if (!dune::dune_handlers.trap[f->vector].kind) dune::unhandled(*f);
   return dune::to_handler_stack(*f);
-}
-
-extern "C" [[noreturn, gnu::visibility("hidden")]] void dune_ring3_nowhere(TrapFrame* f) {
-  dune::end_ring3(*f, "a handler sends ring 3 to an address that is not canonical");
 }
 
 extern "C" [[gnu::visibility("hidden")]] void dune_trap_handler(TrapFrame* f) {
@@ -207,12 +202,12 @@ extern "C" [[gnu::visibility("hidden")]] void dune_trap_handler(TrapFrame* f) {
     dune::emulate_vsyscall(f->tf);
     return;
   }
-  if (f->vector == VECTOR_SYSCALL && !dune::process.syscall.kind)
+  if (f->vector == VECTOR_SYSCALL && !dune::dune_handlers.syscall.kind)
     dune::end_ring3(*f, "ring 3 made a system call and there is no handler");
-  const Handler& h = f->vector == VECTOR_SYSCALL ? dune::process.syscall
-                     : page_fault && dune::process.page_fault.kind
-                         ? dune::process.page_fault
-                         : dune::process.handlers[f->vector];
+  const Handler& h = f->vector == VECTOR_SYSCALL ? dune::dune_handlers.syscall
+                     : page_fault && dune::dune_handlers.page_fault.kind
+                         ? dune::dune_handlers.page_fault
+                         : dune::dune_handlers.trap[f->vector];
   switch (h.kind) {
     case Handler::kTrap: h.trap(f->tf, h.context); break;
     case Handler::kPageFault: h.page_fault(dune::Gva(f->cr2), f->tf.err, f->tf, h.context); break;

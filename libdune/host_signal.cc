@@ -271,7 +271,7 @@ void copy(KernelRegisters& to, const KernelRegisters& from) { copy_words(&to, &f
 // A handler is about to run in ring 0: ring 3's client learns of it.
 void note_handler(Thread& thread) {
   RingBlock& b = thread.ring_block();
-  if (b.client) b.notice = true;
+  if (b.context->client) b.notice = true;
 }
 
 // Keeps the signal and lets the host side go on where it was, undisturbed.

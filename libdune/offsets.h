@@ -40,6 +40,10 @@
 #define THREAD_HAS_KEPT 28
 #define THREAD_NATIVE_STACK 32
 #define THREAD_GDT 96
+#define THREAD_FROM_HANDLER_LOW 286720
+#define THREAD_FROM_HANDLER_HIGH 24576
+#define HANDLER_STACK_BYTES 262144
+#define THREAD_VECTORS 40960
 /* From the native frame, that is, host_sp. */
 #define FRAME_TO_THREAD 291072
 
@@ -48,17 +52,21 @@
 /* dune::RingBlock, and the mark in the GDT that says that the thread is in ring 3 */
 #define RING_THREAD 0
 #define RING_USER_RSP 8
-#define RING_ENTRY_SP 16
-#define RING_CONTEXT 24
-#define RING_RING0_FS 32
-#define RING_RING0_GS 40
-#define RING_USER_FS 48
-#define RING_USER_GS 56
-#define RING_CLIENT 64
-#define RING_CALL 72
-#define RING_NOTICE 80
-#define RING_PKRU 84
+#define RING_CONTEXT 16
+#define RING_RING0_FS 24
+#define RING_RING0_GS 32
+#define RING_USER_FS 40
+#define RING_NOTICE 48
+#define RING_PKRU 52
+#define RING_ROOT 56
 #define RING_FROM_THREAD 4096
+/* dune::Ring3Context, Ring3Client */
+#define CONTEXT_CALL 0
+#define CONTEXT_CLIENT 8
+#define CONTEXT_ENTRY_SP 16
+#define CONTEXT_OUTER 24
+#define CLIENT_SYSCALL 0
+#define CLIENT_CONTEXT 16
 /* Ring3Call */
 #define CALL_GPR 0
 #define CALL_R10 48
@@ -78,9 +86,18 @@
 /* What dune_host_exit() answers instead of a frame: make the call, tracked. */
 #define TRACKED_CALL 1
 
+/* dune::Handler */
+#define HANDLER_TRAP 1
+#define HANDLER_PAGE_FAULT 2
+#define HANDLER_FUNCTION 8
+#define HANDLER_CONTEXT 16
+#define HANDLERS_PAGE_FAULT 6144 /* in dune::Handlers */
+#define HANDLERS_SYSCALL 6168
+
 /* dune::TrapFrame */
 #define FRAME_VECTOR 16
 #define FRAME_TF 24
+#define FRAME_ERROR (FRAME_TF + 120)
 #define FRAME_RIP (FRAME_TF + 128)
 #define FRAME_CS (FRAME_TF + 136)
 #define FRAME_SS (FRAME_TF + 160)

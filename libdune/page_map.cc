@@ -281,13 +281,45 @@ Result<void> PageMap::protect(Gva gva, uint64_t bytes, uint64_t flags, Stale& st
   return change(gva, bytes, flags & kPteChoice, ~flags & kPteChoice, stale);
 }
 
-Result<void> PageMap::change(Gva gva, uint64_t bytes, uint64_t set, uint64_t clear, Stale& stale) {
+// change() where there are tables of level 1 all over, so that nothing can fail and each
+// entry is looked at once.  False: not so, and nothing has happened.
+bool PageMap::change_pages(uint64_t start, uint64_t end, uint64_t set, uint64_t clear,
+                           Stale& stale) {
+  constexpr uint64_t kBlock = size_of(2);
+  const auto size = [](uint64_t at, uint64_t end) {
+    const uint64_t rest = kBlock - (at & (kBlock - 1));
+    return rest < end - at ? rest : end - at;
+  };
+
+  if ((set | clear) & kPtePresent) return false;  // leaves come or go
+  uint64_t* entry = entry_if_any(Gva(start), PageSize::k4K);
+  for (uint64_t at = start; at != end; at += size(at, end))
+    if (at != start ? !entry_if_any(Gva(at), PageSize::k4K) : !entry) return false;
+
+  // What a TLB may still give when it is taken away: takes_away().
+  const uint64_t taken = clear & (kPteWritable | kPteUser), denied = set & kPteNoExecute;
+  for (uint64_t at = start; at != end;) {
+    if (at != start) entry = entry_if_any(Gva(at), PageSize::k4K);
+    for (const uint64_t stop = at + size(at, end); at != stop; at += kPage, entry++) {
+      uint64_t old = load(entry);
+      if (!(old & kPtePresent) && !is_hidden(old)) continue;
+      while (!swap(entry, old, (old & ~clear) | set | kPteClaimed)) {
+      }
+      if ((old & kPtePresent) && ((old & taken & ~set) | (~old & denied))) stale.add(at, kPage);
+    }
+  }
+  return true;
+}
+
+Result<void> PageMap::change(Gva gva, uint64_t bytes, uint64_t set, uint64_t clear,
+                             Stale& stale) {
   auto good = check(gva, bytes);
   if (!good) return good;
   const uint64_t end = gva.value + bytes;
 
   set &= kPteChoice;
   clear &= kPteChoice;
+  if (change_pages(gva.value, end, set, clear, stale)) return {};
   for (int pass = 0; pass < 2; pass++) {
     for (uint64_t at = gva.value; at != end;) {
       int level;

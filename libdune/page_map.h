@@ -146,6 +146,7 @@ class PageMap {
 
  private:
   static int level_of(PageSize size) { return static_cast<int>(size); }
+  bool change_pages(uint64_t start, uint64_t end, uint64_t set, uint64_t clear, Stale& stale);
   uint64_t* slot(uint64_t va, int level, Gpa table) const;
   Result<uint64_t*> reach(uint64_t va, int level);
   Result<void> below(uint64_t* entry, int level);

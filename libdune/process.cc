@@ -8,6 +8,7 @@
 
 #include <cerrno>
 
+#include "libdune/offsets.h"
 #include "libdune/own_fds.h"
 #include "libdune/space.h"
 #include "libdune/sys.h"
@@ -15,11 +16,21 @@
 extern "C" {
 uint32_t dune_xsave_bytes;
 uint8_t dune_has_pkru;
+uint8_t dune_plain_vectors;
+uint64_t dune_handler_need;
 }
 
 namespace dune {
 
 constinit Process process;
+extern "C" {
+constinit Handlers dune_handlers = {};
+}
+static_assert(sizeof(Handler) == 24 && Handler::kTrap == HANDLER_TRAP &&
+              Handler::kPageFault == HANDLER_PAGE_FAULT && offsetof(Handler, trap) == HANDLER_FUNCTION &&
+              offsetof(Handler, context) == HANDLER_CONTEXT && offsetof(Handlers, trap) == 0 &&
+              offsetof(Handlers, page_fault) == HANDLERS_PAGE_FAULT &&
+              offsetof(Handlers, syscall) == HANDLERS_SYSCALL);
 alignas(4096) constinit IdtGate idt[DUNE_IDT_ENTRIES] = {};
 
 namespace {
@@ -199,6 +210,9 @@ Result<void> Process::create(bool fresh) {
     fill_idt();
     dune_xsave_bytes = ask_xsave_bytes();
     dune_has_pkru = ask_pkru();
+    dune_plain_vectors =
+        dune_xsave_bytes && dune_xsave_bytes <= kContextVectorsBytes && !dune_has_pkru;
+    dune_handler_need = dune_xsave_bytes + kHandlerStackSpare + 2 * sizeof(TrapFrame);
   }
   pcid_mask = features & DUNE_FEATURE_PCID ? kMaxSpaces - 1 : 0;
   if (!fresh) {
@@ -250,7 +264,8 @@ bool own_memory(Hva start, uint64_t bytes) {
   auto touches = [&](Hva own, uint64_t size) { return start < own + size && own < end; };
 
   if (touches(process.arena_base, kArenaBytes + kOwnBytes) || touches(Hva(idt), sizeof(idt)) ||
-      touches(Hva(&process), sizeof(process)) || touches(Hva(spaces), sizeof(spaces)))
+      touches(Hva(&process), sizeof(process)) || touches(Hva(spaces), sizeof(spaces)) ||
+      touches(Hva(&dune_handlers), sizeof(dune_handlers)))
     return true;
   Locked locked(process.threads_lock);
   for (Thread* t = process.threads; t; t = t->next)

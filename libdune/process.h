@@ -32,6 +32,13 @@ struct Handler {
   void* context;
 };
 
+// Of the whole process.  guest_traps.S and guest_rings.S read them.
+struct alignas(4096) Handlers {
+  Handler trap[DUNE_IDT_ENTRIES];
+  Handler page_fault;
+  Handler syscall;  // of ring 3
+};
+
 // On pages of its own, so that those can be kept from ring 3.
 struct alignas(4096) Process {
   int vm_fd = -1;
@@ -41,9 +48,6 @@ struct alignas(4096) Process {
   Hva arena_base;
   TableArena arena;
   PageTable table;
-  Handler handlers[DUNE_IDT_ENTRIES] = {};
-  Handler page_fault = {};
-  Handler syscall = {};  // of ring 3
   SignalTable signals = {};
   struct Follow {
     bool on;
@@ -90,6 +94,7 @@ extern "C" {
 }
 
 [[gnu::visibility("hidden")]] extern Process process;
+extern "C" [[gnu::visibility("hidden")]] Handlers dune_handlers;
 [[gnu::visibility("hidden")]] extern IdtGate idt[DUNE_IDT_ENTRIES];
 
 // Opens both devices read-write, each -1 on failure; the Error says why.

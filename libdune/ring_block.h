@@ -3,8 +3,9 @@
 // ring_block.h - a thread's state between the rings; inside libdune only.
 //
 // Of what ring 3 can set (GS base, RSP, RFLAGS, FS base) nothing is used to find it:
-// KERNEL_GS_BASE holds its address, which only SWAPGS in ring 0 brings in, and traps find
-// the Thread above their IST stack.
+// while ring 3 runs, KERNEL_GS_BASE holds its address, which only SWAPGS in ring 0 brings
+// in, and traps find the Thread above their IST stack.  (In ring 0 KERNEL_GS_BASE holds ring
+// 3's GS base.)
 //
 // Whether `syscall` came from ring 0 (the program itself) or from ring 3 is told by a
 // descriptor of the thread's GDT: VERR on it needs no register, no stack and no GS, so the
@@ -23,31 +24,39 @@
 
 namespace dune {
 
+// One enter_ring3() or call_ring3(), on the stack of its caller, whose registers are above.
+struct Ring3Context {
+  Ring3Call* call;            // or null
+  const Ring3Client* client;  // or null: the process's handlers
+  uint64_t entry_sp;          // where ring 0's stack starts when ring 3 comes in
+  Ring3Context* outer;
+};
+static_assert(offsetof(Ring3Context, call) == CONTEXT_CALL);
+static_assert(offsetof(Ring3Context, client) == CONTEXT_CLIENT);
+static_assert(offsetof(Ring3Context, entry_sp) == CONTEXT_ENTRY_SP);
+static_assert(offsetof(Ring3Context, outer) == CONTEXT_OUTER);
+static_assert(offsetof(Ring3Client, syscall) == CLIENT_SYSCALL);
+static_assert(offsetof(Ring3Client, context) == CLIENT_CONTEXT);
+
 struct RingBlock {
   Thread* thread;
-  uint64_t user_rsp;  // for a few instructions of the entry
-  uint64_t entry_sp;  // where ring 0's stack starts when ring 3 comes in
-  uint64_t context;   // where enter_ring3() saved its registers, or 0
-  uint64_t ring0_fs;  // while in ring 3
+  uint64_t user_rsp;      // for a few instructions of the entry
+  Ring3Context* context;  // the innermost
+  uint64_t ring0_fs;      // as at the last enter_ring3() or call_ring3()
   uint64_t ring0_gs;
-  uint64_t user_fs;  // while in ring 0
-  uint64_t user_gs;
-  const Ring3Client* client;  // of `context`, or null: the process's handlers
-  Ring3Call* call;            // of `context`, when call_ring3() made it
-  bool notice;                // a signal's handler has run: the client's trap() is to know
+  uint64_t user_fs;       // while in ring 0
+  bool notice;            // a signal's handler has run: the client's trap() is to know
   bool user_fs_set;
   uint32_t ring0_pkru;  // while in ring 3
+  Ring3Context root;    // outside of all: a trap handler may turn its frame to ring 3
 };
 static_assert(offsetof(RingBlock, thread) == RING_THREAD);
 static_assert(offsetof(RingBlock, user_rsp) == RING_USER_RSP);
-static_assert(offsetof(RingBlock, entry_sp) == RING_ENTRY_SP);
 static_assert(offsetof(RingBlock, context) == RING_CONTEXT);
 static_assert(offsetof(RingBlock, ring0_fs) == RING_RING0_FS);
 static_assert(offsetof(RingBlock, ring0_gs) == RING_RING0_GS);
 static_assert(offsetof(RingBlock, user_fs) == RING_USER_FS);
-static_assert(offsetof(RingBlock, user_gs) == RING_USER_GS);
-static_assert(offsetof(RingBlock, client) == RING_CLIENT);
-static_assert(offsetof(RingBlock, call) == RING_CALL);
+static_assert(offsetof(RingBlock, root) == RING_ROOT);
 static_assert(offsetof(RingBlock, notice) == RING_NOTICE);
 static_assert(offsetof(RingBlock, ring0_pkru) == RING_PKRU);
 static_assert(offsetof(Ring3Call, gpr) == CALL_GPR && offsetof(Ring3Call, rip) == CALL_RIP);
@@ -69,22 +78,21 @@ inline void clear_ring3_mark(Thread& thread) {
 }  // namespace dune
 
 extern "C" {
-// guest_entry.S.  Saves the caller's registers and goes to ring 3; entry_sp null: below
-// this call.
+// guest_rings.S.  Saves the caller's registers and goes to ring 3.
 [[gnu::visibility("hidden")]] long dune_ring3_enter(const dune_tf* frame, dune::RingBlock* block,
-                                                    uint64_t entry_sp,
                                                     const dune::Ring3Client* client);
 // call_ring3(): 0 when the function returned, else the value of dune_ring3_leave().
 [[gnu::visibility("hidden")]] long dune_ring3_call(dune::Ring3Call* call, dune::RingBlock* block,
-                                                   uint64_t entry_sp,
                                                    const dune::Ring3Client* client);
 // Where the way to ring 3 is begun again when a signal's handler ran in between.
+extern const char dune_ring3_iret[] [[gnu::visibility("hidden")]];
 extern const char dune_ring3_enter_check[] [[gnu::visibility("hidden")]];
 extern const char dune_ring3_enter_checked[] [[gnu::visibility("hidden")]];
 extern const char dune_ring3_call_check[] [[gnu::visibility("hidden")]];
 extern const char dune_ring3_call_checked[] [[gnu::visibility("hidden")]];
-// Comes back from the dune_ring3_enter() that block->context belongs to.
-[[noreturn, gnu::visibility("hidden")]] void dune_ring3_leave(long value, dune::RingBlock* block);
+// Comes back from the call that block->context belongs to.
+[[noreturn, gnu::visibility("hidden")]] void dune_ring3_leave(long value,
+                                                              dune::RingBlock* block);
 }
 
 #endif

@@ -13,15 +13,7 @@ namespace dune {
 namespace {
 
 bool canonical(uint64_t v) {
-  return static_cast<uint64_t>(static_cast<int64_t>(v << 16) >> 16) == v;
-}
-
-// In a handler ring 0 goes on below it; from the program's own stack, on the whole handler
-// stack.
-uint64_t entry_stack(const Thread& thread) {
-  const auto here = reinterpret_cast<uint64_t>(__builtin_frame_address(0));
-  const uint64_t high = thread.handler_stack_high();
-  return here > thread.handler_stack_low() && here <= high ? 0 : high;
+  return static_cast<uint64_t>((static_cast<int64_t>(v) >> 47) + 1) <= 1;
 }
 
 RingBlock& block() { return Thread::current()->ring_block(); }
@@ -43,11 +35,12 @@ Result<long> enter_ring3(const dune_tf& frame) {
   if (!in_dune()) return Error{EPERM, "the thread is not in Dune mode"};
   if (!canonical(frame.rip)) return Error{EINVAL, "rip is not canonical"};
   RingBlock& b = block();
+
   if (!b.user_fs_set) {
     asm volatile("rdfsbase %0" : "=r"(b.user_fs));
     b.user_fs_set = true;
   }
-  return dune_ring3_enter(&frame, &b, entry_stack(*b.thread), nullptr);
+  return dune_ring3_enter(&frame, &b, nullptr);
 }
 
 Result<long> enter_ring3(const dune_tf& frame, const Ring3Client& client) {
@@ -56,28 +49,25 @@ Result<long> enter_ring3(const dune_tf& frame, const Ring3Client& client) {
   if (!client.syscall || !client.trap) return Error{EINVAL, "a client without handlers"};
   RingBlock& b = block();
   b.user_fs_set = true;
-  return dune_ring3_enter(&frame, &b, entry_stack(*b.thread), &client);
+  return dune_ring3_enter(&frame, &b, &client);
 }
 
 Result<Ring3End> call_ring3(Ring3Call& call, const Ring3Client& client) {
   if (!in_dune()) return Error{EPERM, "the thread is not in Dune mode"};
   if (!canonical(call.rip)) return Error{EINVAL, "rip is not canonical"};
-  if (call.vectors > 8) return Error{EINVAL, "more than 8 vector registers"};
-  if (!client.syscall || !client.trap) return Error{EINVAL, "a client without handlers"};
   RingBlock& b = block();
   b.user_fs_set = true;
-  return dune_ring3_call(&call, &b, entry_stack(*b.thread), &client) ? Ring3End::kLeft
-                                                                     : Ring3End::kReturned;
+  return dune_ring3_call(&call, &b, &client) ? Ring3End::kLeft : Ring3End::kReturned;
 }
 
 void leave_ring3(long value) {
   RingBlock& b = block();
-  if (!b.context) {
+  if (b.context == &b.root) {
     Line().text("leave_ring3() outside enter_ring3()");
     for (;;) sys::call(__NR_exit_group, 1);
   }
-  if (b.call) {
-    b.call->left = value;
+  if (b.context->call) {
+    b.context->call->left = value;
     value = 1;
   }
   dune_ring3_leave(value, &b);
@@ -88,7 +78,7 @@ void on_syscall(TrapHandler handler, void* context) {
   h.kind = handler ? Handler::kTrap : Handler::kNone;
   h.trap = handler;
   h.context = context;
-  set_handler(process.syscall, h);
+  set_handler(dune_handlers.syscall, h);
 }
 
 void pass_syscall(dune_tf& tf) {
@@ -107,11 +97,18 @@ Result<void> set_ring3_fs(uint64_t base) {
   return {};
 }
 
-uint64_t ring3_gs() { return block().user_gs; }
+// In ring 0 it is in KERNEL_GS_BASE.
+uint64_t ring3_gs() {
+  NoInterrupts no_interrupts;
+  uint64_t base;
+  asm volatile("swapgs; rdgsbase %0; swapgs" : "=r"(base));
+  return base;
+}
 
 Result<void> set_ring3_gs(uint64_t base) {
   if (!canonical(base)) return Error{EINVAL};
-  block().user_gs = base;
+  NoInterrupts no_interrupts;
+  asm volatile("swapgs; wrgsbase %0; swapgs" : : "r"(base));
   return {};
 }
 

@@ -48,7 +48,7 @@ Result<long> enter_ring3(const dune_tf& frame);
 constexpr uint8_t kSignalVector = 255;
 
 // Who answers for ring 3 on this thread, instead of the process's handlers.  Neither may be
-// null (EINVAL).  Both run like trap handlers and may call leave_ring3().
+// null.  Both run like trap handlers and may call leave_ring3().
 struct Ring3Client {
   // Ring 3's `syscall`.  Frame as on_syscall().
   void (*syscall)(dune_tf& frame, void* context);
@@ -64,7 +64,7 @@ struct Ring3Client {
 // As above.  The thread's client is `client` until this returns, then again what it was.
 // Ring 3's FS and GS bases start as 0 and are the thread's: ring 3 and set_ring3_fs() change
 // them.  The address space is what the handler or caller activated last; neither this nor
-// leave_ring3() changes it.
+// leave_ring3() changes it.  EINVAL: rip not canonical, a null handler.
 Result<long> enter_ring3(const dune_tf& frame, const Ring3Client& client);
 
 // Number of the system call by which a function called by call_ring3() returns, its result
@@ -80,7 +80,7 @@ struct Ring3Call {
   uint64_t r10;
   uint64_t rip;
   uint64_t rsp;
-  uint32_t vectors;  // how many of xmm[] are loaded (low halves), at most 8; and al
+  uint32_t vectors;     // how many of xmm[] are loaded (low halves), at most 8; also al
   double xmm[8];
   uint64_t rax, rdx;  // out: the result,
   double result[2];   // and the low halves of xmm0 and xmm1
@@ -91,7 +91,7 @@ enum class Ring3End : uint8_t {
   kLeft,      // a handler called leave_ring3()
 };
 // As enter_ring3() with a client, about 130 instructions for a function that only returns.
-// EINVAL: rip not canonical, more than 8 vectors.
+// EINVAL: rip not canonical.
 Result<Ring3End> call_ring3(Ring3Call& call, const Ring3Client& client);
 
 // Ring 3's system calls: number in rax, arguments in rdi, rsi, rdx, rcx (r10's value), r8,

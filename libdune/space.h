@@ -18,12 +18,15 @@ struct alignas(64) Space {
   bool used;
   bool dying;           // freed by its owner while a thread was in it
   uint32_t generation;  // of the handles that are good
+  // What CR3 takes to come here without a flush; 0 without PCIDs.
+  uint64_t quick_cr3;
   // Counts changes that TLBs must learn of.  A thread that uses the space with an older
   // number (Thread::seen) has to flush when it switches to it.
   uint64_t tlb_gen;
   PageMap map;
 };
 
+constexpr uint64_t kNoFlush = 1ull << 63;  // in a value for CR3
 constexpr uint32_t kMaxSpaces = 4096;
 [[gnu::visibility("hidden")]] extern Space spaces[kMaxSpaces];
 

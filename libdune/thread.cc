@@ -28,7 +28,8 @@ constexpr size_t kHandlerGuardAt = kHostStackAt + kHostStackBytes;
 constexpr size_t kHandlerStackAt = kHandlerGuardAt + kPageBytes;
 constexpr size_t kIstAt = kHandlerStackAt + kHandlerStackBytes;
 constexpr size_t kThreadAt = kIstAt + kIstStacks * kIstStackBytes;
-constexpr size_t kMappingBytes = kThreadAt + 2 * kPageBytes + kMaxSpaces * sizeof(uint64_t);
+constexpr size_t kVectorsAt = kThreadAt + 2 * kPageBytes + kMaxSpaces * sizeof(uint64_t);
+constexpr size_t kMappingBytes = kVectorsAt + kContextVectorsBytes;
 
 static_assert(sizeof(Thread) <= kPageBytes);
 static_assert(sizeof(dune_tf) == 168 && sizeof(dune_tf) <= kNativeFrameBytes);
@@ -42,6 +43,11 @@ static_assert(offsetof(Thread, leaving) == THREAD_LEAVING);
 static_assert(offsetof(Thread, has_kept) == THREAD_HAS_KEPT);
 static_assert(offsetof(Thread, native_stack) == THREAD_NATIVE_STACK);
 static_assert(offsetof(Thread, gdt) == THREAD_GDT);
+static_assert(kThreadAt - kHandlerStackAt == THREAD_FROM_HANDLER_LOW);
+static_assert(kThreadAt - kIstAt == THREAD_FROM_HANDLER_HIGH);
+static_assert(kHandlerStackBytes == HANDLER_STACK_BYTES);
+static_assert(kVectorsAt - kThreadAt == THREAD_VECTORS && THREAD_VECTORS % 64 == 0);
+static_assert(offsetof(TrapFrame, tf) + offsetof(dune_tf, err) == FRAME_ERROR);
 static_assert(offsetof(TrapFrame, tf) + offsetof(dune_tf, rip) == FRAME_RIP);
 static_assert(offsetof(TrapFrame, tf) + offsetof(dune_tf, ss) == FRAME_SS);
 static_assert(DUNE_SEL_USER_CODE32 == USER_CS32);
@@ -147,12 +153,6 @@ const TrapFrame* Thread::trap_on_ist(uint64_t rsp) const {
   return reinterpret_cast<const TrapFrame*>(top - sizeof(TrapFrame));
 }
 
-uint64_t Thread::handler_stack_low() const {
-  return reinterpret_cast<uint64_t>(this) - kThreadAt + kHandlerStackAt;
-}
-
-uint64_t Thread::handler_stack_high() const { return handler_stack_low() + kHandlerStackBytes; }
-
 Result<void> Thread::create_vcpu() {
   auto mapped = process.map_native(mapping(), kMappingBytes);
   if (!mapped) return mapped;
@@ -186,7 +186,7 @@ Result<void> Thread::create_vcpu() {
   state.tr_base = reinterpret_cast<uint64_t>(&tss);
   state.tr_limit = sizeof(tss) - 1;
   state.tr_selector = kTssSelector;
-  state.kernel_gs_base = reinterpret_cast<uint64_t>(&ring_block());
+  state.kernel_gs_base = 0;  // ring 3's; see ring_block.h
   state.lstar = reinterpret_cast<uint64_t>(dune_guest_syscall);
   long ret = sys::ioctl(vcpu_fd, DUNE_SET_STATE, &state);
   if (ret) {
@@ -196,7 +196,8 @@ Result<void> Thread::create_vcpu() {
   active_space = 0;
   ring_block() = {};
   ring_block().thread = this;
-  ring_block().entry_sp = handler_stack_high();
+  ring_block().root.entry_sp = handler_stack_high();
+  ring_block().context = &ring_block().root;
   clear_ring3_mark(*this);
   link(this);
   return {};
@@ -258,11 +259,6 @@ void Thread::run_from_frame() {
   run->rip = tf->rip;
   run->rflags = tf->rflags;
   run->set = DUNE_SET_RIP | DUNE_SET_RSP | DUNE_SET_RFLAGS;
-}
-
-// The GDT is part of the Thread, and the CPU knows where it is.
-Thread* Thread::current() {
-  return reinterpret_cast<Thread*>(descriptor_table().value - offsetof(Thread, gdt));
 }
 
 }  // namespace dune

@@ -5,7 +5,7 @@
 // All of it lies in one mapping, from low to high addresses:
 //
 //   guard | native stack | kept state | guard | host stack, the native frame at its top |
-//   guard | handler stack | IST | Thread | RingBlock | seen()
+//   guard | handler stack | IST | Thread | RingBlock | seen() | vector state of ring 3
 //
 // The host side runs on the host stack.  Linux delivers signals on the native stack
 // (signals.h).  A trap starts on a small IST stack, which holds a pointer to
@@ -22,6 +22,7 @@
 #include "libdune/descriptors.h"
 #include "libdune/dune.h"
 #include "libdune/result.h"
+#include "libdune/ring0.h"
 #include "libdune/signals.h"
 
 namespace dune {
@@ -30,6 +31,8 @@ constexpr size_t kPageBytes = 4096;
 constexpr size_t kHostStackBytes = 256 * 1024;
 constexpr size_t kHandlerStackBytes = 256 * 1024;
 constexpr size_t kIstStackBytes = 4096;
+constexpr uint64_t kHandlerStackSpare = 16 * 1024;  // what a handler is sure to have
+constexpr size_t kContextVectorsBytes = 16 * 1024;
 constexpr size_t kNativeStackBytes = 64 * 1024;
 constexpr size_t kKeptStateBytes = 16 * 1024;  // AMX: 11 KiB
 constexpr uint64_t kSyscallInsnBytes = 2;
@@ -146,8 +149,10 @@ struct alignas(16) Thread {
 
   void* mapping();
   size_t mapping_bytes() const;
-  uint64_t handler_stack_low() const;
-  uint64_t handler_stack_high() const;
+  uint64_t handler_stack_low() const { return handler_stack_high() - kHandlerStackBytes; }
+  uint64_t handler_stack_high() const {
+    return reinterpret_cast<uint64_t>(this) - kIstStacks * kIstStackBytes;
+  }
 
   // Where the registers stand with which the thread goes on natively.
   dune_tf* native_frame() { return reinterpret_cast<dune_tf*>(host_sp); }
@@ -161,8 +166,13 @@ struct alignas(16) Thread {
   void run_from_frame();
 
   // Precondition: Dune mode.
-  static Thread* current();
+  static inline Thread* current();
 };
+
+// The GDT is part of the Thread, and the CPU knows where it is.
+inline Thread* Thread::current() {
+  return reinterpret_cast<Thread*>(descriptor_table().value - offsetof(Thread, gdt));
+}
 
 }  // namespace dune
 
@@ -185,6 +195,10 @@ extern "C" {
 
 // Whether CR4.PKE is set: RDPKRU and WRPKRU exist.
 extern uint8_t dune_has_pkru [[gnu::visibility("hidden")]];
+// XSAVE exists, no protection keys, and what it writes fits into kContextVectorsBytes.
+extern uint8_t dune_plain_vectors [[gnu::visibility("hidden")]];
+// Of the handler stack, for one more trap.
+extern uint64_t dune_handler_need [[gnu::visibility("hidden")]];
 // What XSAVE writes for all features that Linux enabled; 0: only FXSAVE exists.
 extern uint32_t dune_xsave_bytes [[gnu::visibility("hidden")]];
 

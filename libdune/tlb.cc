@@ -27,7 +27,6 @@ namespace dune {
 namespace {
 
 constexpr uint64_t kMaxInvlpg = 32;  // pages; more than that, and a reload is cheaper
-constexpr uint64_t kNoFlush = 1ull << 63;
 
 bool used_by_others(uint32_t space, const Thread* self) {
   Locked locked(process.threads_lock);
@@ -84,30 +83,41 @@ namespace {
 
 }  // namespace
 
-void switch_space(Thread& thread, uint32_t index) {
-  Space& s = spaces[index];
-  uint64_t& seen = thread.seen()[index];
+namespace {
+
+[[gnu::noinline]] void switch_and_flush(Thread& thread, Space& s, uint32_t index, uint64_t gen) {
+  prepare(thread, s);
+  const uint64_t cr3 = s.map.root().value | (index & process.pcid_mask);
+  asm volatile("mov %0, %%cr3" : : "r"(cr3) : "memory");
+  thread.seen()[index] = gen;
+}
+
+inline void switch_to(Thread& thread, Space& s, uint32_t index) {
   const uint32_t before = __atomic_exchange_n(&thread.active_space, index, __ATOMIC_SEQ_CST);
   const uint64_t gen = __atomic_load_n(&s.tlb_gen, __ATOMIC_SEQ_CST);
-  uint64_t cr3 = s.map.root().value | (index & process.pcid_mask);
 
-  if (seen == gen && process.pcid_mask) {
-    asm volatile("mov %0, %%cr3" : : "r"(cr3 | kNoFlush) : "memory");
-  } else {
-    prepare(thread, s);
-    asm volatile("mov %0, %%cr3" : : "r"(cr3) : "memory");
-    seen = gen;
-  }
+  if (__builtin_expect(thread.seen()[index] == gen && s.quick_cr3, 1))
+    asm volatile("mov %0, %%cr3" : : "r"(s.quick_cr3) : "memory");
+  else
+    switch_and_flush(thread, s, index, gen);
   if (__builtin_expect(spaces[before].dying, 0)) reap_space(before);
 }
 
+[[gnu::cold, gnu::noinline]] Error cannot_activate(const AddressSpace& space) {
+  if (!in_dune() && space.valid()) return {EPERM, "the thread is not in Dune mode"};
+  return {EBADF, "the address space was freed"};
+}
+
+}  // namespace
+
+void switch_space(Thread& thread, uint32_t index) { switch_to(thread, spaces[index], index); }
+
 Result<void> AddressSpace::activate() const {
   if (index_ >= kMaxSpaces) return Error{EBADF, "no address space"};
-  const Space& s = spaces[index_];
-  if (index_ != 0 && (s.generation != generation_ || s.dying || !s.used))
-    return Error{valid() ? 0 : EBADF, "the address space was freed"};
-  if (!in_dune()) return Error{EPERM, "the thread is not in Dune mode"};
-  switch_space(*Thread::current(), index_);
+  Space& s = spaces[index_];
+  if (!in_dune() || s.generation != generation_ || !s.used || s.dying)
+    return cannot_activate(*this);
+  switch_to(*Thread::current(), s, index_);
   return {};
 }
 

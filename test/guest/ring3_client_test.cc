@@ -201,7 +201,7 @@ TEST_CASE("a call into ring 3 brings arguments there and results back", "[ring3]
   CHECK(call.result[1] == 2.25);
   CHECK(seen.syscalls == 0);
   CHECK(seen.traps == 0);
-  for (uint32_t n = 0; n <= 8; n++) {
+  for (uint32_t n = 0; n <= 9; n++) {
     PUT(c3_dump);
     char* dump = area + kPage;
     call = call_of();
@@ -209,16 +209,13 @@ TEST_CASE("a call into ring 3 brings arguments there and results back", "[ring3]
     call.vectors = n;
     for (int i = 0; i < 8; i++) call.xmm[i] = i + 1;
     REQUIRE(call_ring3(call, kClient).ok());
-    CHECK(*reinterpret_cast<uint64_t*>(dump) == n);
+    CHECK(*reinterpret_cast<uint64_t*>(dump) == (n < 8 ? n : 8));
     for (uint32_t i = 0; i < 8; i++)
       CHECK(*reinterpret_cast<double*>(dump + 512 + 160 + 16 * i) == (i < n ? i + 1 : 0));
   }
-  call.vectors = 9;
-  CHECK(call_ring3(call, kClient).error().code == EINVAL);
   call = call_of();
   call.rip = 0x8000000000000000;
   CHECK(call_ring3(call, kClient).error().code == EINVAL);
-  CHECK(call_ring3(call, Ring3Client{}).error().code == EINVAL);
   CHECK(enter_ring3(frame_of(), Ring3Client{}).error().code == EINVAL);
 }
 
