@@ -64,15 +64,8 @@ class Access {
     space_ = &spaces[index];
     interrupts_were_on_ = ring() == 0 && disable_interrupts();
     space_->lock.lock();
-    if (index != 0 && (!space_->used || space_->dying || space_->generation != generation)) {
-      const bool older = generation >> kEpochShift != epoch;
-      release();
-      error_ = older ? Error{ESTALE, "the address space of another process, from before a fork"}
-                     : Error{EBADF, "the address space was freed"};
-    } else if (!space_->used) {
-      release();
-      error_ = {EBADF, "the process has not entered Dune mode yet"};
-    }
+    if (__builtin_expect(!space_->alive() || space_->generation != generation, 0))
+      refuse(index, generation);
   }
   ~Access() {
     if (space_) release();
@@ -87,6 +80,17 @@ class Access {
   uint32_t index() const { return static_cast<uint32_t>(space_ - spaces); }
 
  private:
+  [[gnu::cold, gnu::noinline]] void refuse(uint32_t index, uint32_t generation) {
+    if (index != 0) {
+      const bool older = generation >> kEpochShift != epoch;
+      release();
+      error_ = older ? Error{ESTALE, "the address space of another process, from before a fork"}
+                     : Error{EBADF, "the address space was freed"};
+    } else {
+      release();
+      error_ = {EBADF, "the process has not entered Dune mode yet"};
+    }
+  }
   void release() {
     space_->lock.unlock();
     space_ = nullptr;
@@ -148,7 +152,7 @@ Result<void> fill_runtime(PageMap& map) {
 }
 
 uint64_t quick_cr3(const PageMap& map, uint32_t index) {
-  return process.pcid_mask ? map.root().value | index | kNoFlush : 0;
+  return map.root().value | (process.pcid_mask ? index | kNoFlush : 0);
 }
 
 Result<AddressSpace> publish(uint32_t index, const PageMap& map) {
@@ -388,6 +392,17 @@ Result<void> check_user(PageMap& map, Gva at, uint64_t bytes) {
 
 }  // namespace
 
+namespace {
+
+[[gnu::noinline]] void flush_hull(uint32_t index, const Hull& hull, Stale* batch) {
+  Stale own;
+  Stale& stale = batch ? *batch : own;
+  stale.add(hull.low, hull.high - hull.low + 1);
+  if (!batch) flush_stale(index, own);
+}
+
+}  // namespace
+
 Result<void> AddressSpace::protect(Gva at, uint64_t bytes, uint64_t rights, Batch* batch) {
   auto good = PageMap::check(at, bytes);
   if (!good) return good;
@@ -401,8 +416,8 @@ Result<void> AddressSpace::protect(Gva at, uint64_t bytes, uint64_t rights, Batc
   return access.map().protect(at, bytes, rights, scope.stale());
 }
 
-Result<void> AddressSpace::change(Gva at, uint64_t bytes, uint64_t set, uint64_t clear,
-                                  Batch* batch) {
+Result<void> AddressSpace::change_range(Gva at, uint64_t bytes, uint64_t set, uint64_t clear,
+                                        Batch* batch) {
   auto good = PageMap::check(at, bytes);
   if (!good) return good;
   Access access(index_, generation_);
@@ -410,6 +425,13 @@ Result<void> AddressSpace::change(Gva at, uint64_t bytes, uint64_t set, uint64_t
   if (set & kPteUser) {
     auto allowed = check_user(access.map(), at, bytes);
     if (!allowed) return allowed;
+  }
+  // Mostly nothing has to be split.
+  Hull hull;
+  if (access.map().change_pages(at.value, at.value + bytes, set & kPteChoice, clear & kPteChoice,
+                                hull)) {
+    if (hull.any()) flush_hull(access.index(), hull, batch ? &batch->stale_ : nullptr);
+    return {};
   }
   FlushScope scope(access, batch ? &batch->stale_ : nullptr);
   return access.map().change(at, bytes, set, clear, scope.stale());

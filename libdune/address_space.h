@@ -139,6 +139,8 @@ class AddressSpace {
   static constexpr uint32_t kNone = ~0u;
   constexpr AddressSpace(uint32_t index, uint32_t generation)
       : index_(index), generation_(generation) {}
+  Result<void> change_range(Gva at, uint64_t bytes, uint64_t set, uint64_t clear, Batch* batch);
+  Result<void> change_taking(Gva at, uint64_t set, uint64_t clear);
   Result<Mapping> next(Gva at, Gva end) const;
   uint64_t take(const Mapping& m, uint64_t bits, Batch& batch);
 

@@ -10,6 +10,8 @@ libdune.core.flags := -mgeneral-regs-only -fno-stack-protector -fcf-protection=n
 $(foreach source,$(wildcard libdune/c_*.cc),$(eval $(source).flags := $(libdune.flags)))
 $(foreach source,$(libdune.core),$(eval $(source).flags := $(libdune.flags) $(libdune.core.flags)))
 
+libdune/change_page.cc.flags += -mno-red-zone
+
 unit.sources += libdune/page_table.cc libdune/page_map.cc libdune/page_map_bits.cc
 
 # Trap handlers call these functions: no lazy binding, no interposition in between.

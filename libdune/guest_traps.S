@@ -140,34 +140,71 @@ HIDDEN dune_guest_trap_switched
 	cld
 	mov	HANDLER_FUNCTION(%rdx), %r12
 	mov	HANDLER_CONTEXT(%rdx), %r13
-	mov	%eax, %ebp
-	mov	%rsp, %rbx
 	cmpl	$0, THREAD_HAS_KEPT(%rcx)
 	jne	kept_before
-4:	testl	$RFLAGS_IF, FRAME_RFLAGS(%rbx)
+4:	lea	-(THREAD_FROM_HANDLER_HIGH + FRAME_BYTES)(%rcx), %r15
+	testl	$RFLAGS_IF, FRAME_RFLAGS(%rsp)
 	jz	5f
 	sti
-5:	mov	dune_xsave_bytes(%rip), %ecx
+	/* The vector state of the first has a place of its own, header and all. */
+5:	cmp	%r15, %rsp
+	jne	deep
+	cmpb	$0, dune_vectors_fit(%rip)
+	je	deep
+	lea	THREAD_TRAP_VECTORS(%rcx), %r15
+	mov	$-1, %eax
+	mov	$-1, %edx
+	xsave64	(%r15)
+	fninit
+	ldmxcsr	dune_default_mxcsr(%rip)
+	lea	FRAME_TF(%rsp), %rdi
+	cmpb	$14, FRAME_VECTOR(%rsp)
+	je	6f
+	mov	%r13, %rsi
+	call	*%r12
+7:	mov	$-1, %eax
+	mov	$-1, %edx
+	xrstor64 (%r15)
+
+	/* From here to the IRET the frame says where a signal finds the program. */
+HIDDEN dune_guest_trap_end
+return_from_trap:
+	testb	$3, FRAME_CS(%rsp)
+	jnz	to_ring3
+	mov	(%rsp), %rax
+	cmpl	$0, THREAD_HAS_KEPT(%rax)
+	jne	kept_signal
+	LOAD_FRAME
+	iretq
+HIDDEN dune_guest_trap_done
+
+6:	mov	%rdi, %rdx
+	mov	%r14, %rdi
+	mov	FRAME_ERROR(%rsp), %esi
+	mov	%r13, %rcx
+	call	*%r12
+	jmp	7b
+
+deep:
+	mov	%rsp, %rbx
+	mov	dune_xsave_bytes(%rip), %ecx
 	test	%ecx, %ecx
-	jz	6f
+	jz	call_handler_at_rsp
 	SAVE_VECTORS
 	lea	FRAME_TF(%rbx), %rdi
 	mov	%r13, %rsi
-	cmp	$14, %ebp
-	je	7f
-	call	*%r12
-8:	mov	$-1, %eax
+	cmpb	$14, FRAME_VECTOR(%rbx)
+	jne	8f
+	mov	%rdi, %rdx
+	mov	%r14, %rdi
+	mov	FRAME_ERROR(%rbx), %esi
+	mov	%r13, %rcx
+8:	call	*%r12
+	mov	$-1, %eax
 	mov	$-1, %edx
 	xrstor64 (%rsp)
 	mov	%rbx, %rsp
 	jmp	return_from_trap
-
-7:	mov	%rdi, %rdx
-	mov	%r14, %rdi
-	mov	FRAME_ERROR(%rbx), %esi
-	mov	%r13, %rcx
-	call	*%r12
-	jmp	8b
 
 	/* Room for the vector state and a handler?  Else the long way says what is wrong. */
 nested:
@@ -185,9 +222,8 @@ nested:
 kept_before:
 	mov	$HC_SIGNAL, %rcx
 	vmcall
+	mov	(%rsp), %rcx
 	jmp	4b
-6:	mov	%rbx, %rax
-	jmp	call_handler
 	.size trap, . - trap
 
 /* Completes a dune::TrapFrame and asks dune_trap() what to do. */
@@ -215,17 +251,7 @@ slow_trap:
 	test	%rax, %rax
 	jnz	call_handler
 
-	/* From here to the IRET the frame says where a signal finds the program. */
-HIDDEN dune_guest_trap_end
-return_from_trap:
-	testb	$3, FRAME_CS(%rsp)
-	jnz	to_ring3
-	mov	(%rsp), %rax
-	cmpl	$0, THREAD_HAS_KEPT(%rax)
-	jne	kept_signal
-	LOAD_FRAME
-	iretq
-HIDDEN dune_guest_trap_done
+	jmp	return_from_trap
 
 	/* The host side kept a signal while this stack was in use. */
 kept_signal:

@@ -22,6 +22,7 @@ class SpinLock {
       if (spins % 64 == 0) sys::call(__NR_sched_yield);
     }
   }
+  bool try_lock() { return !__atomic_test_and_set(&locked_, __ATOMIC_ACQUIRE); }
   void unlock() { __atomic_clear(&locked_, __ATOMIC_RELEASE); }
 
  private:

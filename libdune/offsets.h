@@ -43,7 +43,8 @@
 #define THREAD_FROM_HANDLER_LOW 286720
 #define THREAD_FROM_HANDLER_HIGH 24576
 #define HANDLER_STACK_BYTES 262144
-#define THREAD_VECTORS 40960
+#define THREAD_VECTORS 40960 /* of ring 3 */
+#define THREAD_TRAP_VECTORS 57344
 /* From the native frame, that is, host_sp. */
 #define FRAME_TO_THREAD 291072
 
@@ -97,6 +98,7 @@
 /* dune::TrapFrame */
 #define FRAME_VECTOR 16
 #define FRAME_TF 24
+#define FRAME_BYTES 192
 #define FRAME_ERROR (FRAME_TF + 120)
 #define FRAME_RIP (FRAME_TF + 128)
 #define FRAME_CS (FRAME_TF + 136)

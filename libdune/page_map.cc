@@ -7,7 +7,6 @@ namespace dune {
 namespace {
 
 constexpr uint64_t kAddressMask = 0x000ffffffffff000ull;
-constexpr uint64_t kTableFlags = kPtePresent | kPteWritable | kPteUser | kPteAccessed;
 constexpr int kTop = 4;
 constexpr int kEntries = 512;
 constexpr uint64_t kPage = 4096;
@@ -98,7 +97,7 @@ Result<void> PageMap::below(uint64_t* entry, int level) {
     for (int i = 0; i < kEntries; i++)
       __atomic_store_n(&entries[i], first + i * step, __ATOMIC_RELAXED);
     // Fails when the CPU set a bit meanwhile: it has to go into the new leaves.
-  } while (!swap(entry, old, page->value | kTableFlags));
+  } while (!swap(entry, old, page->value | kPteTable));
   return {};
 }
 
@@ -167,7 +166,7 @@ void PageMap::drop_leaf(uint64_t e, int level, Stale& stale) {
   // A counted leaf is 4 KiB, or was split from nothing else.
   for (uint64_t i = 0; i < size_of(level); i += kPage) {
     if (stale.nr_pages == Stale::kMaxPages) hooks_->flush(*this, stale);
-    stale.pages[stale.nr_pages++] = address(e, level) + i;
+    stale.pages[stale.nr_pages++] = (address(e, level) + i).value;
   }
 }
 
@@ -281,10 +280,8 @@ Result<void> PageMap::protect(Gva gva, uint64_t bytes, uint64_t flags, Stale& st
   return change(gva, bytes, flags & kPteChoice, ~flags & kPteChoice, stale);
 }
 
-// change() where there are tables of level 1 all over, so that nothing can fail and each
-// entry is looked at once.  False: not so, and nothing has happened.
 bool PageMap::change_pages(uint64_t start, uint64_t end, uint64_t set, uint64_t clear,
-                           Stale& stale) {
+                           Hull& stale) {
   constexpr uint64_t kBlock = size_of(2);
   const auto size = [](uint64_t at, uint64_t end) {
     const uint64_t rest = kBlock - (at & (kBlock - 1));
@@ -293,20 +290,26 @@ bool PageMap::change_pages(uint64_t start, uint64_t end, uint64_t set, uint64_t 
 
   if ((set | clear) & kPtePresent) return false;  // leaves come or go
   uint64_t* entry = entry_if_any(Gva(start), PageSize::k4K);
-  for (uint64_t at = start; at != end; at += size(at, end))
-    if (at != start ? !entry_if_any(Gva(at), PageSize::k4K) : !entry) return false;
+  if (!entry) return false;
+  for (uint64_t at = start + size(start, end); at != end; at += size(at, end))
+    if (!entry_if_any(Gva(at), PageSize::k4K)) return false;
 
-  // What a TLB may still give when it is taken away: takes_away().
-  const uint64_t taken = clear & (kPteWritable | kPteUser), denied = set & kPteNoExecute;
+  // takes_away() for all of a table together: what a TLB gives that is denied now.
+  const uint64_t denied = set & kPteNoExecute;
+  const uint64_t watched = (clear & ~set & (kPteWritable | kPteUser)) | denied;
   for (uint64_t at = start; at != end;) {
     if (at != start) entry = entry_if_any(Gva(at), PageSize::k4K);
-    for (const uint64_t stop = at + size(at, end); at != stop; at += kPage, entry++) {
+    uint64_t* const stop = entry + size(at, end) / kPage;
+    uint64_t lost = 0;
+    for (; entry != stop; entry++) {
       uint64_t old = load(entry);
       if (!(old & kPtePresent) && !is_hidden(old)) continue;
       while (!swap(entry, old, (old & ~clear) | set | kPteClaimed)) {
       }
-      if ((old & kPtePresent) && ((old & taken & ~set) | (~old & denied))) stale.add(at, kPage);
+      lost |= (old ^ denied) & watched;
     }
+    if (lost) stale.add(at, size(at, end));
+    at += size(at, end);
   }
   return true;
 }
@@ -319,7 +322,11 @@ Result<void> PageMap::change(Gva gva, uint64_t bytes, uint64_t set, uint64_t cle
 
   set &= kPteChoice;
   clear &= kPteChoice;
-  if (change_pages(gva.value, end, set, clear, stale)) return {};
+  Hull hull;
+  if (change_pages(gva.value, end, set, clear, hull)) {
+    if (hull.any()) stale.add(hull.low, hull.high - hull.low + 1);
+    return {};
+  }
   for (int pass = 0; pass < 2; pass++) {
     for (uint64_t at = gva.value; at != end;) {
       int level;
@@ -512,7 +519,7 @@ Result<void> PageMap::copy_table(Gpa from, Gpa to, int level) const {
       auto page = arena_->alloc();
       if (!page) return page.error();
       // Linked in first, so that destroy() finds it if the rest fails.
-      __atomic_store_n(&target[i], page->value | kTableFlags, __ATOMIC_RELEASE);
+      __atomic_store_n(&target[i], page->value | kPteTable, __ATOMIC_RELEASE);
       auto done = copy_table(Gpa(e & kAddressMask), *page, level - 1);
       if (!done) return done;
       continue;
@@ -554,7 +561,7 @@ void PageMap::destroy() {
 }
 
 void PageMap::free_stale(Stale& stale) {
-  for (unsigned i = 0; i < stale.nr_pages; i++) hooks_->put(stale.pages[i]);
+  for (unsigned i = 0; i < stale.nr_pages; i++) hooks_->put(Gpa(stale.pages[i]));
   while (stale.freed.value) {
     Gpa page = stale.freed;
     stale.freed = Gpa(arena_->entries(page)[0]);

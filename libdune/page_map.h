@@ -33,6 +33,9 @@ constexpr uint64_t kPteSoftware1 = 1ull << 10;
 constexpr uint64_t kPteClaimed = 1ull << 11;  // libdune's
 constexpr uint64_t kPteHidden = 1ull << 8;    // libdune's, in an entry that is not present
 
+// An entry that leads to a table, but for the address.
+constexpr uint64_t kPteTable = kPtePresent | kPteWritable | kPteUser | kPteAccessed;
+
 // Bits of a leaf that a program chooses; without kPtePresent nothing may be accessed.
 constexpr uint64_t kPteChoice = kPtePresent | kPteWritable | kPteUser | kPteSoftware0 |
                                 kPteSoftware1 | 0x07f0000000000018ull | kPteNoExecute;
@@ -50,6 +53,16 @@ struct Mapping {
   bool accessed() const { return flags & kPteAccessed; }
 };
 
+// Addresses that have to leave the TLBs.
+struct Hull {
+  uint64_t low = ~0ull, high = 0;
+  bool any() const { return high > low; }
+  void add(uint64_t va, uint64_t bytes) {
+    if (va < low) low = va;
+    if (va + bytes - 1 >= high) high = va + bytes - 1;
+  }
+};
+
 // What has to leave the TLBs, and what may be freed once it has.
 struct Stale {
   static constexpr unsigned kMaxPages = 64;
@@ -57,7 +70,7 @@ struct Stale {
   uint64_t low = ~0ull, high = 0;  // hull of the addresses
   bool tables = false;             // cached table pointers too: flush everything
   Gpa freed;                       // table pages, chained through their first entry
-  Gpa pages[kMaxPages];            // pool pages that lost a leaf
+  uint64_t pages[kMaxPages];       // GPAs of pool pages that lost a leaf
   unsigned nr_pages = 0;
 
   bool any() const { return high > low || tables; }
@@ -102,6 +115,9 @@ class PageMap {
   Result<void> protect(Gva gva, uint64_t bytes, uint64_t flags, Stale& stale);
   // Sets and clears bits of kPteChoice in what is mapped; not-mapped parts are skipped.
   Result<void> change(Gva gva, uint64_t bytes, uint64_t set, uint64_t clear, Stale& stale);
+  // The same where tables of level 1 are all over, so that nothing can fail and each entry is
+  // looked at once.  False: not so, and nothing has happened.  Precondition: check().
+  bool change_pages(uint64_t start, uint64_t end, uint64_t set, uint64_t clear, Hull& stale);
   // The default mapping where there is nothing yet: what a first touch does.  EFAULT: the
   // program has decided about this address.
   Result<void> fill(Gva gva);
@@ -135,6 +151,22 @@ class PageMap {
   // programs that write entries themselves.
   Result<uint64_t*> entry(Gva gva, PageSize size) { return reach(gva.value, level_of(size)); }
   uint64_t* entry_if_any(Gva gva, PageSize size) const;
+  // entry_if_any(gva, PageSize::k4K) in line: a trap handler's way.
+  uint64_t* page_entry(uint64_t va) const {
+    constexpr uint64_t kNotAddress = ~0x000ffffffffff000ull;
+    const uint64_t offset = arena_->offset();
+    auto step = [=](uint64_t table, int shift) {
+      return reinterpret_cast<uint64_t*>(table + offset + (va >> (shift - 3) & 0xff8));
+    };
+    auto look = [](const uint64_t* at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE) ^ kPteTable; };
+    uint64_t table = look(step(table_.root().value, 39));
+    if (table & kNotAddress) return nullptr;
+    table = look(step(table, 30));
+    if (table & kNotAddress) return nullptr;
+    table = look(step(table, 21));
+    if (table & kNotAddress) return nullptr;
+    return step(table, 12);
+  }
 
   // Another map with the same leaves.  ENOMEM.
   Result<PageMap> clone() const;
@@ -146,7 +178,6 @@ class PageMap {
 
  private:
   static int level_of(PageSize size) { return static_cast<int>(size); }
-  bool change_pages(uint64_t start, uint64_t end, uint64_t set, uint64_t clear, Stale& stale);
   uint64_t* slot(uint64_t va, int level, Gpa table) const;
   Result<uint64_t*> reach(uint64_t va, int level);
   Result<void> below(uint64_t* entry, int level);

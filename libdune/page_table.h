@@ -71,6 +71,8 @@ class TableArena {
   uint64_t* entries(Gpa page) const {
     return reinterpret_cast<uint64_t*>(base_.value + (page - gpa_));
   }
+  // From the GPA of a table page to its entries.
+  uint64_t offset() const { return base_.value - gpa_.value; }
   size_t pages_in_use() const { return in_use_; }
 
  private:

@@ -16,6 +16,7 @@
 extern "C" {
 uint32_t dune_xsave_bytes;
 uint8_t dune_has_pkru;
+uint8_t dune_vectors_fit;
 uint8_t dune_plain_vectors;
 uint64_t dune_handler_need;
 }
@@ -210,8 +211,8 @@ Result<void> Process::create(bool fresh) {
     fill_idt();
     dune_xsave_bytes = ask_xsave_bytes();
     dune_has_pkru = ask_pkru();
-    dune_plain_vectors =
-        dune_xsave_bytes && dune_xsave_bytes <= kContextVectorsBytes && !dune_has_pkru;
+    dune_vectors_fit = dune_xsave_bytes && dune_xsave_bytes <= kContextVectorsBytes;
+    dune_plain_vectors = dune_vectors_fit && !dune_has_pkru;
     dune_handler_need = dune_xsave_bytes + kHandlerStackSpare + 2 * sizeof(TrapFrame);
   }
   pcid_mask = features & DUNE_FEATURE_PCID ? kMaxSpaces - 1 : 0;

@@ -4,6 +4,8 @@
 #ifndef LIBDUNE_SPACE_H
 #define LIBDUNE_SPACE_H
 
+#include <cstddef>
+
 #include "libdune/address_space.h"
 #include "libdune/lock.h"
 #include "libdune/page_map.h"
@@ -18,13 +20,20 @@ struct alignas(64) Space {
   bool used;
   bool dying;           // freed by its owner while a thread was in it
   uint32_t generation;  // of the handles that are good
-  // What CR3 takes to come here without a flush; 0 without PCIDs.
-  uint64_t quick_cr3;
+  uint64_t quick_cr3;   // what CR3 takes to come here, without a flush if there are PCIDs
   // Counts changes that TLBs must learn of.  A thread that uses the space with an older
   // number (Thread::seen) has to flush when it switches to it.
   uint64_t tlb_gen;
   PageMap map;
+
+  // Used and not dying, by one comparison.
+  bool alive() const {
+    uint16_t both;
+    __builtin_memcpy(&both, &used, sizeof(both));
+    return both == 1;
+  }
 };
+static_assert(offsetof(Space, dying) == offsetof(Space, used) + 1);
 
 constexpr uint64_t kNoFlush = 1ull << 63;  // in a value for CR3
 constexpr uint32_t kMaxSpaces = 4096;

@@ -5,7 +5,8 @@
 // All of it lies in one mapping, from low to high addresses:
 //
 //   guard | native stack | kept state | guard | host stack, the native frame at its top |
-//   guard | handler stack | IST | Thread | RingBlock | seen() | vector state of ring 3
+//   guard | handler stack | IST | Thread | RingBlock | seen() | vector state of ring 3 |
+//   vector state of a trap
 //
 // The host side runs on the host stack.  Linux delivers signals on the native stack
 // (signals.h).  A trap starts on a small IST stack, which holds a pointer to
@@ -195,7 +196,9 @@ extern "C" {
 
 // Whether CR4.PKE is set: RDPKRU and WRPKRU exist.
 extern uint8_t dune_has_pkru [[gnu::visibility("hidden")]];
-// XSAVE exists, no protection keys, and what it writes fits into kContextVectorsBytes.
+// XSAVE exists, and what it writes fits into kContextVectorsBytes.
+extern uint8_t dune_vectors_fit [[gnu::visibility("hidden")]];
+// And there are no protection keys.
 extern uint8_t dune_plain_vectors [[gnu::visibility("hidden")]];
 // Of the handler stack, for one more trap.
 extern uint64_t dune_handler_need [[gnu::visibility("hidden")]];

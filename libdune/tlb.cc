@@ -28,7 +28,11 @@ namespace {
 
 constexpr uint64_t kMaxInvlpg = 32;  // pages; more than that, and a reload is cheaper
 
+// Interrupts are off.
 bool used_by_others(uint32_t space, const Thread* self) {
+  // A thread that comes after this look finds the tables as they are now.
+  const Thread* first = __atomic_load_n(&process.threads, __ATOMIC_SEQ_CST);
+  if (self && first == self && !__atomic_load_n(&self->next, __ATOMIC_SEQ_CST)) return false;
   Locked locked(process.threads_lock);
   for (const Thread* t = process.threads; t; t = t->next)
     if (t != self && __atomic_load_n(&t->active_space, __ATOMIC_SEQ_CST) == space) return true;
@@ -85,40 +89,46 @@ namespace {
 
 namespace {
 
-[[gnu::noinline]] void switch_and_flush(Thread& thread, Space& s, uint32_t index, uint64_t gen) {
+// The rare ways, out of line: activate() itself needs no stack frame.
+[[gnu::noinline]] Result<void> reap_left(uint32_t before) {
+  reap_space(before);
+  return {};
+}
+[[gnu::noinline]] Result<void> flush_and_go(Thread& thread, uint32_t index, uint64_t gen,
+                                            uint32_t before) {
+  Space& s = spaces[index];
   prepare(thread, s);
-  const uint64_t cr3 = s.map.root().value | (index & process.pcid_mask);
+  const uint64_t cr3 = s.quick_cr3 & ~kNoFlush;
   asm volatile("mov %0, %%cr3" : : "r"(cr3) : "memory");
   thread.seen()[index] = gen;
+  return spaces[before].dying ? reap_left(before) : Result<void>();
 }
 
-inline void switch_to(Thread& thread, Space& s, uint32_t index) {
+inline Result<void> switch_to(Thread& thread, const Space& s, uint32_t index) {
   const uint32_t before = __atomic_exchange_n(&thread.active_space, index, __ATOMIC_SEQ_CST);
   const uint64_t gen = __atomic_load_n(&s.tlb_gen, __ATOMIC_SEQ_CST);
 
-  if (__builtin_expect(thread.seen()[index] == gen && s.quick_cr3, 1))
-    asm volatile("mov %0, %%cr3" : : "r"(s.quick_cr3) : "memory");
-  else
-    switch_and_flush(thread, s, index, gen);
-  if (__builtin_expect(spaces[before].dying, 0)) reap_space(before);
+  if (__builtin_expect(thread.seen()[index] != gen, 0))
+    return flush_and_go(thread, index, gen, before);
+  asm volatile("mov %0, %%cr3" : : "r"(s.quick_cr3) : "memory");
+  if (__builtin_expect(spaces[before].dying, 0)) return reap_left(before);
+  return {};
 }
 
-[[gnu::cold, gnu::noinline]] Error cannot_activate(const AddressSpace& space) {
-  if (!in_dune() && space.valid()) return {EPERM, "the thread is not in Dune mode"};
-  return {EBADF, "the address space was freed"};
+[[gnu::cold, gnu::noinline]] Result<void> cannot_activate(const AddressSpace& space) {
+  if (!in_dune() && space.valid()) return Error{EPERM, "the thread is not in Dune mode"};
+  return Error{EBADF, "no address space, or freed"};
 }
 
 }  // namespace
 
-void switch_space(Thread& thread, uint32_t index) { switch_to(thread, spaces[index], index); }
+void switch_space(Thread& thread, uint32_t index) { (void)switch_to(thread, spaces[index], index); }
 
 Result<void> AddressSpace::activate() const {
-  if (index_ >= kMaxSpaces) return Error{EBADF, "no address space"};
-  Space& s = spaces[index_];
-  if (!in_dune() || s.generation != generation_ || !s.used || s.dying)
-    return cannot_activate(*this);
-  switch_to(*Thread::current(), s, index_);
-  return {};
+  if (!in_dune() || index_ >= kMaxSpaces) return cannot_activate(*this);
+  const Space& s = spaces[index_];
+  if (s.generation != generation_ || !s.alive()) return cannot_activate(*this);
+  return switch_to(*Thread::current(), s, index_);
 }
 
 }  // namespace dune
