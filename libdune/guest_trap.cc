@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// guest_trap.cc - what happens on a trap in ring 0 (guest_entry.S calls this).
+// guest_trap.cc - what happens on a trap, when guest_traps.S does not know it by itself: a
+// missing page, ring 3, no handler, one of the C API.
 //
 // dune_trap() runs on an IST stack, with the vector registers of whatever was interrupted
 // still live.  All that it touches is mapped before the first entry, so it cannot itself

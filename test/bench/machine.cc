@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // machine.cc - rows for the privileged machine: traps, rings, page tables, interrupts.
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cstring>
+#include <functional>
 #include <thread>
 #include <vector>
 
@@ -86,34 +90,6 @@ void appel(const char* name, size_t n) {
 bench::Row appel1_row("appel1", [] { appel("appel1", 1); });
 bench::Row appel2_row("appel2", [] { appel("appel2", kPages); });
 
-// Ring 3 makes rdi system calls, then one to leave.
-asm(".section .rodata\nbench_ring3:\n1: mov $39, %eax; syscall; dec %rdi; jnz 1b\n"
-    "mov $60, %eax; syscall\nbench_ring3_end:\n.text\n");
-extern "C" const char bench_ring3[], bench_ring3_end[];
-
-void syscall_intercept_ring3() {
-  bench::enter();
-  char* code = pages_of(2, PROT_READ | PROT_WRITE | PROT_EXEC);
-  memcpy(code, bench_ring3, static_cast<size_t>(bench_ring3_end - bench_ring3));
-  (void)dune::main_space().protect(dune::Gva(code), 2 * kPage, dune::kUserReadWrite);
-  dune::on_syscall([](dune_tf& tf, void*) {
-    if (tf.rax == 60) dune::leave_ring3(0);
-    tf.rax = 1;
-  });
-  auto calls = [code](uint64_t n) {
-    Plan plan;
-    plan.op = [code, n](int) {
-      (void)dune::enter_ring3(
-          dune::ring3_frame(dune::Gva(code), dune::Gva(code + 2 * kPage - 64), n));
-    };
-    return measure(plan);
-  };
-  const Cost few = calls(100), many = calls(1100);
-  const Cost one = {(many.ticks - few.ticks) / 1000, (many.exits - few.exits) / 1000};
-  bench::report("syscall_intercept_ring3", nullptr, &one);
-}
-bench::Row syscall_row("syscall_intercept_ring3", syscall_intercept_ring3);
-
 // Against the smallest call into another process: a byte there and a byte back by pipes.
 Cost pipe_round_trip() {
   int there[2], back[2];
@@ -138,6 +114,59 @@ Cost pipe_round_trip() {
   wait(nullptr);
   return cost;
 }
+
+// Linux's way to see another's system calls: two stops for each.
+Cost ptrace_stops() {
+  const pid_t child = fork();
+  if (child == 0) {
+    ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
+    raise(SIGSTOP);
+    for (;;) syscall(SYS_getppid);
+  }
+  int status;
+  waitpid(child, &status, 0);
+  Plan plan;
+  plan.count = 50;
+  plan.op = [=](int count) {
+    for (count *= 2; count; count--) {
+      int stopped;
+      if (ptrace(PTRACE_SYSCALL, child, nullptr, nullptr) || waitpid(child, &stopped, 0) != child)
+        _exit(1);
+    }
+  };
+  const Cost cost = measure(plan);
+  kill(child, SIGKILL);
+  waitpid(child, &status, 0);
+  return cost;
+}
+
+// Ring 3 makes rdi system calls, then one to leave.
+asm(".section .rodata\nbench_ring3:\n1: mov $39, %eax; syscall; dec %rdi; jnz 1b\n"
+    "mov $60, %eax; syscall\nbench_ring3_end:\n.text\n");
+extern "C" const char bench_ring3[], bench_ring3_end[];
+
+void syscall_intercept_ring3() {
+  const Cost native = ptrace_stops();
+  bench::enter();
+  char* code = pages_of(2, PROT_READ | PROT_WRITE | PROT_EXEC);
+  memcpy(code, bench_ring3, static_cast<size_t>(bench_ring3_end - bench_ring3));
+  (void)dune::main_space().protect(dune::Gva(code), 2 * kPage, dune::kUserReadWrite);
+  dune::on_syscall([](dune_tf& tf, void*) {
+    if (tf.rax == 60) dune::leave_ring3(0);
+    tf.rax = 1;
+  });
+  auto calls = [code](uint64_t n) {
+    Plan plan;
+    plan.op = [code, n](int) {
+      (void)dune::enter_ring3(dune::ring3_frame(dune::Gva(code), dune::Gva(code + 2 * kPage - 64), n));
+    };
+    return measure(plan);
+  };
+  const Cost few = calls(100), many = calls(1100);
+  const Cost one = {(many.ticks - few.ticks) / 1000, (many.exits - few.exits) / 1000};
+  bench::report("syscall_intercept_ring3", &native, &one);
+}
+bench::Row syscall_row("syscall_intercept_ring3", syscall_intercept_ring3);
 
 asm(".section .rodata\nbench_gate:\nmov %rax, %rdi; mov $0x44754e45, %eax; syscall\n"
     "bench_function: ret\nbench_gate_end:\n.text\n");
@@ -166,7 +195,10 @@ void ring3_call() {
 }
 bench::Row call_row("ring3_call", ring3_call);
 
+// Natively: to another process and back are two switches.
 void address_space_switch() {
+  Cost native = pipe_round_trip();
+  native.ticks /= 2;
   bench::enter();
   auto first = dune::AddressSpace::create(), second = dune::AddressSpace::create();
   if (!first || !second) return;
@@ -182,8 +214,91 @@ void address_space_switch() {
   two.ticks /= 2;
   two.exits /= 2;
   (void)dune::main_space().activate();
-  bench::report("address_space_switch", nullptr, &two);
+  bench::report("address_space_switch", &native, &two);
 }
 bench::Row switch_row("address_space_switch", address_space_switch);
+
+// A thread tells another something and waits until its handler has run.
+std::atomic<uint64_t> told;
+std::atomic<int> listener;
+
+void ipi() {
+  std::atomic<bool> stop{false};
+  on_signal(SIGUSR1, [](int, siginfo_t*, void*) { told++; });
+  auto listen = [&stop] {
+    listener = gettid();
+    while (!stop) sched_yield();
+  };
+  auto plan_of = [](std::function<void()> tell) {
+    Plan plan;
+    plan.count = 20;
+    plan.op = [tell](int count) {
+      for (; count; count--) {
+        const uint64_t before = told;
+        tell();
+        while (told == before) sched_yield();
+      }
+    };
+    return plan;
+  };
+  auto during = [&](const Plan& plan) {
+    stop = false;
+    listener = 0;
+    std::thread thread(listen);
+    while (!listener) sched_yield();
+    const Cost cost = measure(plan);
+    stop = true;
+    thread.join();
+    return cost;
+  };
+  const Cost native = during(plan_of([] { tgkill(getpid(), listener, SIGUSR1); }));
+  bench::enter();
+  dune::on_trap(40, [](dune_tf&, void*) { told++; });
+  const Cost in_dune = during(plan_of([] { (void)dune::send_interrupt(listener, 40); }));
+  bench::report("ipi_thread_to_thread", &native, &in_dune);
+}
+bench::Row ipi_row("ipi_thread_to_thread", ipi);
+
+// A right is taken from a page and given back, in a process of four threads.
+void tlb_flush() {
+  static char* page = pages_of(1, PROT_READ | PROT_WRITE);
+  int waiting[2];
+  if (pipe(waiting)) _exit(1);
+  auto with_threads = [&](const Plan& plan) {
+    std::vector<std::thread> threads;
+    std::atomic<int> there{0};
+    for (int i = 0; i < 3; i++)
+      threads.emplace_back([&] {
+        there++;
+        char c;
+        if (read(waiting[0], &c, 1) != 1) _exit(1);
+      });
+    while (there < 3) sched_yield();
+    const Cost cost = measure(plan);
+    if (write(waiting[1], "abc", 3) != 3) _exit(1);
+    for (auto& thread : threads) thread.join();
+    return cost;
+  };
+  Plan plan;
+  plan.count = 20;
+  plan.op = [](int count) {
+    for (; count; count--) {
+      mprotect(page, kPage, PROT_READ);
+      mprotect(page, kPage, PROT_READ | PROT_WRITE);
+    }
+  };
+  const Cost native = with_threads(plan);
+  bench::enter();
+  (void)dune::main_space().split(dune::Gva(page), kPage, dune::PageSize::k4K);
+  plan.op = [](int count) {
+    for (; count; count--) {
+      (void)dune::main_space().change(dune::Gva(page), kPage, 0, dune::kPteWritable);
+      (void)dune::main_space().change(dune::Gva(page), kPage, dune::kPteWritable, 0);
+    }
+  };
+  const Cost in_dune = with_threads(plan);
+  bench::report("tlb_flush_4_threads", &native, &in_dune);
+}
+bench::Row flush_row("tlb_flush_4_threads", tlb_flush);
 
 }  // namespace
