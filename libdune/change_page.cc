@@ -43,8 +43,7 @@ inline void replace(uint64_t* entry, uint64_t old, uint64_t set, uint64_t clear)
 }
 
 // Takes rights away: the calling thread's TLB must learn of it, and only that one may.
-bool take_rights(uint32_t index, uint32_t generation, uint64_t va, uint64_t set,
-                                   uint64_t clear) {
+bool take_rights(uint32_t index, uint32_t generation, uint64_t va, uint64_t set, uint64_t clear) {
   Space& s = spaces[index];
   Thread& self = *Thread::current();
   uint64_t flags;

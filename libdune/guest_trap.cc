@@ -100,7 +100,10 @@ bool of_ring3(const TrapFrame& f) { return f.tf.cs & 3; }
 void take_over(Thread& thread) {
   RingBlock& b = thread.ring_block();
   // The CPU cleared IF, TF and NT, but AC is still ring 3's.
-  asm volatile("lea -128(%%rsp), %%rsp; pushq $2; popfq; lea 128(%%rsp), %%rsp" : : : "memory", "cc");
+  asm volatile("lea -128(%%rsp), %%rsp; pushq $2; popfq; lea 128(%%rsp), %%rsp"
+               :
+               :
+               : "memory", "cc");
   asm volatile("swapgs");
   asm volatile("rdfsbase %0" : "=r"(b.user_fs));
   asm volatile("wrfsbase %0" : : "r"(b.ring0_fs));

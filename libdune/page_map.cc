@@ -314,8 +314,7 @@ bool PageMap::change_pages(uint64_t start, uint64_t end, uint64_t set, uint64_t 
   return true;
 }
 
-Result<void> PageMap::change(Gva gva, uint64_t bytes, uint64_t set, uint64_t clear,
-                             Stale& stale) {
+Result<void> PageMap::change(Gva gva, uint64_t bytes, uint64_t set, uint64_t clear, Stale& stale) {
   auto good = check(gva, bytes);
   if (!good) return good;
   const uint64_t end = gva.value + bytes;

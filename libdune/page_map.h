@@ -158,7 +158,9 @@ class PageMap {
     auto step = [=](uint64_t table, int shift) {
       return reinterpret_cast<uint64_t*>(table + offset + (va >> (shift - 3) & 0xff8));
     };
-    auto look = [](const uint64_t* at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE) ^ kPteTable; };
+    auto look = [](const uint64_t* at) {
+      return __atomic_load_n(at, __ATOMIC_ACQUIRE) ^ kPteTable;
+    };
     uint64_t table = look(step(table_.root().value, 39));
     if (table & kNotAddress) return nullptr;
     table = look(step(table, 30));

@@ -28,7 +28,8 @@ extern "C" {
 constinit Handlers dune_handlers = {};
 }
 static_assert(sizeof(Handler) == 24 && Handler::kTrap == HANDLER_TRAP &&
-              Handler::kPageFault == HANDLER_PAGE_FAULT && offsetof(Handler, trap) == HANDLER_FUNCTION &&
+              Handler::kPageFault == HANDLER_PAGE_FAULT &&
+              offsetof(Handler, trap) == HANDLER_FUNCTION &&
               offsetof(Handler, context) == HANDLER_CONTEXT && offsetof(Handlers, trap) == 0 &&
               offsetof(Handlers, page_fault) == HANDLERS_PAGE_FAULT &&
               offsetof(Handlers, syscall) == HANDLERS_SYSCALL);

@@ -44,8 +44,8 @@ struct RingBlock {
   Ring3Context* context;  // the innermost
   uint64_t ring0_fs;      // as at the last enter_ring3() or call_ring3()
   uint64_t ring0_gs;
-  uint64_t user_fs;       // while in ring 0
-  bool notice;            // a signal's handler has run: the client's trap() is to know
+  uint64_t user_fs;  // while in ring 0
+  bool notice;       // a signal's handler has run: the client's trap() is to know
   bool user_fs_set;
   uint32_t ring0_pkru;  // while in ring 3
   Ring3Context root;    // outside of all: a trap handler may turn its frame to ring 3
@@ -91,8 +91,7 @@ extern const char dune_ring3_enter_checked[] [[gnu::visibility("hidden")]];
 extern const char dune_ring3_call_check[] [[gnu::visibility("hidden")]];
 extern const char dune_ring3_call_checked[] [[gnu::visibility("hidden")]];
 // Comes back from the call that block->context belongs to.
-[[noreturn, gnu::visibility("hidden")]] void dune_ring3_leave(long value,
-                                                              dune::RingBlock* block);
+[[noreturn, gnu::visibility("hidden")]] void dune_ring3_leave(long value, dune::RingBlock* block);
 }
 
 #endif

@@ -80,7 +80,7 @@ struct Ring3Call {
   uint64_t r10;
   uint64_t rip;
   uint64_t rsp;
-  uint32_t vectors;     // how many of xmm[] are loaded (low halves), at most 8; also al
+  uint32_t vectors;  // how many of xmm[] are loaded (low halves), at most 8; also al
   double xmm[8];
   uint64_t rax, rdx;  // out: the result,
   double result[2];   // and the low halves of xmm0 and xmm1

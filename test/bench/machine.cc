@@ -158,7 +158,8 @@ void syscall_intercept_ring3() {
   auto calls = [code](uint64_t n) {
     Plan plan;
     plan.op = [code, n](int) {
-      (void)dune::enter_ring3(dune::ring3_frame(dune::Gva(code), dune::Gva(code + 2 * kPage - 64), n));
+      (void)dune::enter_ring3(
+          dune::ring3_frame(dune::Gva(code), dune::Gva(code + 2 * kPage - 64), n));
     };
     return measure(plan);
   };

@@ -37,7 +37,9 @@ int handled;
       "fninit; fld1; fldpi; fsqrt; vpcmpeqd %%ymm0, %%ymm0, %%ymm0; vmovdqa %%ymm0, %%ymm7;"
       "vmovdqa %%ymm0, %%ymm15; movl $0x7f80, -8(%%rsp); ldmxcsr -8(%%rsp);"
       "movl $0x1f80, -8(%%rsp); ldmxcsr -8(%%rsp); fninit; std; cld"
-      : : : "xmm0", "xmm7", "xmm15", "memory");
+      :
+      :
+      : "xmm0", "xmm7", "xmm15", "memory");
 }
 
 char* two_pages() {
@@ -48,9 +50,7 @@ char* two_pages() {
   return p;
 }
 
-void protect(char* page) {
-  REQUIRE(main_space().change(Gva(page), 4096, 0, kPteWritable).ok());
-}
+void protect(char* page) { REQUIRE(main_space().change(Gva(page), 4096, 0, kPteWritable).ok()); }
 
 }  // namespace
 
