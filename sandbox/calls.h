@@ -15,6 +15,9 @@
 // while the call waits; SCM_RIGHTS drops directories; fds that were given from outside
 // cannot be opened again through /proc/self/fd but for their own access mode.
 //
+// The host's umask and RLIMIT_NOFILE apply besides the sandbox's own: a process that runs
+// nothing else sets the first to 0.  Host descriptors are close-on-exec.
+//
 // run() is thread-safe.  Files, Descriptors and Policy must outlive the Calls; nobody
 // changes the Policy meanwhile.
 #ifndef SANDBOX_CALLS_H

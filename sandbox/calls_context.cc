@@ -61,6 +61,7 @@ long Context::path(uint64_t dirfd, uint64_t at, Resolver::Last last, Found& foun
 long Context::may_change(const OpenFile& file) {
   if (file.read_only) return -EROFS;
   if (!file.given) return 0;
+  if (file.type != S_IFREG) return -EROFS;  // the host's terminal
   const long flags = host(__NR_fcntl, file.fd.get(), F_GETFL);
   if (flags < 0) return flags;
   return (flags & O_ACCMODE) == O_RDONLY ? -EROFS : 0;

@@ -136,8 +136,7 @@ void take_descriptors(Context& call, Received& received, bool close_on_exec,
       for (size_t i = 0; i + sizeof(int) <= body.size(); i += sizeof(int)) {
         int fd;
         memcpy(&fd, body.data() + i, sizeof(fd));
-        File file = make_file(HostFd(fd));
-        file->given = true;
+        File file = given_file(HostFd(fd));
         const long flags = call.host(__NR_fcntl, fd, F_GETFL);
         const bool refused = file->type == S_IFDIR || flags < 0 || (flags & O_PATH);
         const int number = refused ? -EACCES : call.fds().install(std::move(file), close_on_exec);
@@ -275,7 +274,7 @@ long do_sendmmsg(Context& call, const Arguments& args) {
   for (uint32_t i = 0; i < count; i++) {
     const uint64_t at = args[1] + i * sizeof(struct mmsghdr);
     if (!call.memory().writable(at + sizeof(struct msghdr), sizeof(uint32_t)))
-      return i ? i : -EFAULT;
+      return i ? static_cast<long>(i) : -EFAULT;
     const long sent = send_at(call, file, at, static_cast<int>(args[3]));
     if (sent < 0) return i ? i : sent;
     call.memory().put(at + sizeof(struct msghdr), static_cast<uint32_t>(sent));

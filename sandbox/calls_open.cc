@@ -77,8 +77,7 @@ long reopen_given(Context& call, const File& given, int flags) {
   if (given->type == S_IFDIR || (now & O_PATH) || (have != O_RDWR && have != want)) return -EACCES;
   const long fd = call.host(__NR_fcntl, given->fd.get(), F_DUPFD_CLOEXEC, 0);
   if (fd < 0) return fd;
-  File file = make_file(HostFd(fd));
-  file->given = true;
+  File file = given_file(HostFd(fd));
   return call.fds().install(std::move(file), flags & O_CLOEXEC);
 }
 

@@ -41,6 +41,12 @@ File make_file(HostFd fd, Place place) {
   return file;
 }
 
+File given_file(HostFd fd) {
+  File file = make_file(std::move(fd));
+  file->given = true;
+  return file;
+}
+
 File Descriptors::get(int fd) const {
   const std::lock_guard locked(lock_);
   const auto index = static_cast<unsigned>(fd);

@@ -57,8 +57,10 @@ struct OpenFile {
 
 using File = std::shared_ptr<OpenFile>;
 
-// Fills in what fstat and getsockopt say; null: ENOMEM.  Takes `fd`.
+// Fills in what fstat and getsockopt say; takes `fd`.
 File make_file(HostFd fd, Place place = {});
+// One that the host hands in (stdin and so on), or that came through a socket.
+File given_file(HostFd fd);
 
 class Descriptors {
  public:

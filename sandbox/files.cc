@@ -197,7 +197,7 @@ Result<void> Files::dev(std::string_view at) {
     HostFd fd = open_path(AT_FDCWD, (std::string("/dev/") + name).c_str());
     if (!fd.ok()) continue;
     Mount mount;
-    mount.writable = mount.devices = true;
+    mount.devices = true;  // written to, yes, but not chmod: it is the host's node
     const auto bound = mount_on(base + "/" + name, std::move(fd), std::move(mount));
     if (!bound) return bound;
   }

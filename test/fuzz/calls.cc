@@ -5,8 +5,9 @@
 //	calls [N [SEED]]	runs N random inputs
 //
 // After each input the host must be what it was: files outside the writable mount and in the
-// read-only one, the program's own descriptors and their offsets, the working directory, the
-// umask.  Memory outside the sandbox's is watched by ASan and lies behind pages without rights.
+// read-only one, the devices, the program's own descriptors and their offsets, the working
+// directory, the umask.  Memory outside the sandbox's is watched by ASan and lies behind pages
+// without rights.
 #include <poll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -108,6 +109,13 @@ struct Fuzzed {
       all += described(box.host / top);
       for (const auto& entry : std::filesystem::recursive_directory_iterator(box.host / top))
         all += described(entry.path());
+    }
+    for (const char* device :
+         {"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"}) {
+      struct stat st = {};
+      lstat(device, &st);
+      all += std::to_string(st.st_mode) + ":" + std::to_string(st.st_uid) + ":" +
+             std::to_string(st.st_gid) + " ";
     }
     all += box.host.read("outside/secret") + box.host.read("ro/file");
     for (const int fd : own) all += std::to_string(lseek(fd, 0, SEEK_CUR)) + " ";

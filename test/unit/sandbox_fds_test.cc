@@ -149,6 +149,28 @@ TEST_CASE("close under a call does not hand the number to another file") {
   ::close(other);
 }
 
+TEST_CASE("what the host hands in is used, and not opened for more") {
+  Box box;
+  auto give = [&](int number, const std::string& name, int flags) {
+    HostFd fd(::open((box.host / name).c_str(), flags | O_CLOEXEC));
+    return box.fds.install_at(number, given_file(std::move(fd)), false);
+  };
+  CHECK(give(0, "outside/secret", O_RDONLY) == 0);
+  CHECK(give(5, "outside", O_RDONLY | O_DIRECTORY) == 5);
+  CHECK(box.read("/dev/stdin") == "secret");
+  CHECK(box.open("/dev/stdin", O_RDWR) == -EACCES);
+  CHECK(box.open("/dev/stdin", O_WRONLY | O_TRUNC) == -EACCES);
+  CHECK(box(__NR_fchmod, 0, 0777) == -EROFS);
+  CHECK(box(__NR_ftruncate, 0, 0) == -EROFS);
+  CHECK(box(__NR_truncate, box.s("/dev/stdin"), 0) == -EROFS);
+  CHECK(box(__NR_openat, 5, box.s("secret"), 0) == -EACCES);
+  CHECK(box(__NR_openat, 5, box.s(".."), 0) == -EACCES);
+  CHECK(box(__NR_fchdir, 5) == -EACCES);
+  CHECK(box.open("/dev/fd/5") == -EACCES);
+  CHECK(box.open("/proc/self/fd/5/secret") == -EACCES);
+  CHECK(box(__NR_linkat, 0, box.s(""), AT_FDCWD, box.s("x"), AT_EMPTY_PATH) < 0);
+}
+
 TEST_CASE("RLIMIT_NOFILE is the sandbox's own") {
   Box box;
   const uint64_t limit = box.put(std::array<uint64_t, 2>{4, 100});

@@ -197,6 +197,14 @@ TEST_CASE("devices: only those of dev()") {
   CHECK(box.read("/dev/zero") == std::string(4096, 0));
   const long full = box.open("/dev/full", O_WRONLY);
   CHECK(box(__NR_write, full, box.s("x"), 1) == -ENOSPC);
+  // As root this once changed the host's /dev/null.
+  CHECK(box(__NR_chmod, box.s("/dev/null"), 0666) == -EROFS);
+  CHECK(box(__NR_fchmod, full, 0666) == -EROFS);
+  CHECK(box(__NR_chown, box.s("/dev/zero"), 0, 0) == -EROFS);
+  CHECK(box(__NR_utimensat, full, 0, 0, 0) == -EROFS);
+  CHECK(box(__NR_rename, box.s("/dev/null"), box.s("/dev/zero")) == -EBUSY);
+  CHECK(box(__NR_unlink, box.s("/dev/null")) == -EBUSY);
+  CHECK(box(__NR_access, box.s("/dev/null"), W_OK) == 0);
   CHECK(box.read("/dev/../ro/file") == "read-only");
   CHECK(box.read("/dev/mem") == "(-2)");
   if (mknod((box.host / "rw/null").c_str(), S_IFCHR | 0666, 0x103) == 0) {  // as root
