@@ -27,7 +27,8 @@ enum class Action : uint8_t { kErrno, kAllow, kLog, kTrap, kKillThread, kKillPro
 
 enum class Compare : uint8_t { kNe, kLt, kLe, kEq, kGe, kGt, kMaskedEq };
 
-// One argument against a value, unsigned, all 64 bits.  kMaskedEq: (argument & value) == value2.
+// One argument against a value, unsigned, 64 bits; calls.h judges an int by its low 32 bits,
+// as Linux takes it.  kMaskedEq: (argument & value) == value2.
 struct Comparison {
   uint8_t argument = 0;  // 0 to 5
   Compare op = Compare::kEq;

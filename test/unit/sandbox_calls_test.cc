@@ -63,6 +63,19 @@ TEST_CASE("every row can be called, whatever its arguments are") {
   CHECK(box(__NR_ptrace, 0, 1) == -EPERM);
 }
 
+TEST_CASE("rules see of an int what Linux sees") {
+  Box box;
+  box.policy.set_default({Action::kAllow, 0});
+  box.policy.add(__NR_dup, {{{0, Compare::kEq, 77, 0}}, {Action::kErrno, ENOENT}});
+  box.policy.add(__NR_lseek, {{{1, Compare::kEq, 77, 0}}, {Action::kErrno, ENOENT}});
+  CHECK(box(__NR_dup, 77) == -ENOENT);
+  CHECK(box(__NR_dup, 1ull << 32 | 77) == -ENOENT);
+  CHECK(box(__NR_dup, 78) == -EBADF);
+  // Not an int.
+  CHECK(box(__NR_lseek, 78, 77, 0) == -ENOENT);
+  CHECK(box(__NR_lseek, 78, 1ull << 32 | 77, 0) == -EBADF);
+}
+
 TEST_CASE("the policy comes first") {
   Box box;
   box.policy.set_default({Action::kErrno, ENOENT});
