@@ -403,7 +403,9 @@ long execute(Context& call, const Found& found, const Arguments& args) {
   if (const long refused = resolver.check(found, &read_only)) return refused;
   if (found.descriptor && found.descriptor->given) return -EACCES;
   const long fd = call.host(__NR_fcntl, found.fd->get(), F_DUPFD_CLOEXEC, 0);
-  return fd < 0 ? fd : call.env.process_call(call.number, args, static_cast<int>(fd));
+  if (fd < 0) return fd;
+  call.env.executing(found.place.path.c_str());
+  return call.env.process_call(call.number, args, static_cast<int>(fd));
 }
 
 }  // namespace

@@ -32,6 +32,9 @@ class Environment {
   // Calls::open_for_reading), else -1.
   virtual long process_call(unsigned number, const Arguments& args, int path) = 0;
 
+  // Where inside execve's file was found; comes right before that process_call.
+  virtual void executing(const char* path) { (void)path; }
+
   // Linux's own system call, made with ring 0's rights.  Returns -errno.
   virtual long host_call(long number, uint64_t a0 = 0, uint64_t a1 = 0, uint64_t a2 = 0,
                          uint64_t a3 = 0, uint64_t a4 = 0, uint64_t a5 = 0) = 0;

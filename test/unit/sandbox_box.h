@@ -84,6 +84,7 @@ class FakeEnvironment : public Environment {
                      as_long(a5));
   }
   void refused(unsigned, const Arguments&, Action action) override { last_action = action; }
+  void executing(const char* path) override { executed = path; }
   void broken_pipe() override { broken_pipes++; }
   void* scratch(size_t bytes) override {
     static thread_local std::vector<std::unique_ptr<char[]>> kept;
@@ -97,6 +98,7 @@ class FakeEnvironment : public Environment {
   unsigned last_number = 0;
   int last_fd = -1;
   uint64_t last_inode = 0;
+  std::string executed;
   Action last_action = Action::kAllow;
   std::atomic<unsigned> broken_pipes{0};
 };

@@ -384,6 +384,7 @@ TEST_CASE("who and where one is") {
   REQUIRE(::stat((box.host / "rw/file").c_str(), &st) == 0);
   CHECK(box(__NR_execve, box.s("/rw/file"), 0, 0) == 4712);
   CHECK(box.env.last_inode == st.st_ino);
+  CHECK(box.env.executed == "/rw/file");
   const long fd = box.open("file");
   CHECK(box(__NR_execveat, fd, box.s(""), 0, 0, AT_EMPTY_PATH) == 4712);
 }
