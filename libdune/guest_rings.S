@@ -143,15 +143,20 @@ maybe_returned:
 	cmpq	$0, CONTEXT_CALL(%rsp)
 	je	ring3_syscall
 	mov	%gs:RING_THREAD, %rsi
-	rdfsbase %rax
-	mov	%rax, (BLOCK + RING_USER_FS)(%rsi)
-	mov	(BLOCK + RING_RING0_FS)(%rsi), %rax
-	wrfsbase %rax
-	mov	(BLOCK + RING_RING0_GS)(%rsi), %rax
-	wrgsbase %rax
-	movb	$0, THREAD_RING3_MARK(%rsi)
 	mov	CONTEXT_CALL(%rsp), %rax
 	mov	%rdi, CALL_RAX(%rax)
+	rdfsbase %rdi
+	mov	%rdi, CALL_FS(%rax)
+	mov	%rdi, (BLOCK + RING_USER_FS)(%rsi)
+	swapgs
+	rdgsbase %rdi
+	swapgs
+	mov	%rdi, CALL_GS(%rax)
+	mov	(BLOCK + RING_RING0_FS)(%rsi), %rdi
+	wrfsbase %rdi
+	mov	(BLOCK + RING_RING0_GS)(%rsi), %rdi
+	wrgsbase %rdi
+	movb	$0, THREAD_RING3_MARK(%rsi)
 	mov	%rdx, CALL_RDX(%rax)
 	movsd	%xmm0, CALL_RESULT(%rax)
 	movsd	%xmm1, (CALL_RESULT + 8)(%rax)
@@ -298,10 +303,12 @@ HIDDEN dune_ring3_call_check
 2:	mov	RING_THREAD(%rsi), %rcx
 	movb	$RING3_MARK, THREAD_RING3_MARK(%rcx)
 HIDDEN dune_ring3_call_checked
-	mov	RING_USER_FS(%rsi), %rcx
+	mov	CALL_FS(%rdi), %rcx
 	wrfsbase %rcx
 	wrgsbase %rsi
 	swapgs
+	mov	CALL_GS(%rdi), %rcx
+	wrgsbase %rcx
 	mov	(CALL_GPR + 8)(%rdi), %rsi
 	mov	(CALL_GPR + 16)(%rdi), %rdx
 	mov	(CALL_GPR + 24)(%rdi), %rcx

@@ -73,11 +73,13 @@
 #define CALL_R10 48
 #define CALL_RIP 56
 #define CALL_RSP 64
-#define CALL_VECTORS 72
-#define CALL_XMM 80
-#define CALL_RAX 144
-#define CALL_RDX 152
-#define CALL_RESULT 160
+#define CALL_FS 72
+#define CALL_GS 80
+#define CALL_VECTORS 88
+#define CALL_XMM 96
+#define CALL_RAX 160
+#define CALL_RDX 168
+#define CALL_RESULT 176
 #define CALL_RETURN 0x44754e45 /* kRing3Return */
 
 #define RING3_MARK_SELECTOR 0x38

@@ -62,6 +62,7 @@ static_assert(offsetof(RingBlock, ring0_pkru) == RING_PKRU);
 static_assert(offsetof(Ring3Call, gpr) == CALL_GPR && offsetof(Ring3Call, rip) == CALL_RIP);
 static_assert(offsetof(Ring3Call, r10) == CALL_R10);
 static_assert(offsetof(Ring3Call, rsp) == CALL_RSP && offsetof(Ring3Call, xmm) == CALL_XMM);
+static_assert(offsetof(Ring3Call, fs) == CALL_FS && offsetof(Ring3Call, gs) == CALL_GS);
 static_assert(offsetof(Ring3Call, vectors) == CALL_VECTORS);
 static_assert(offsetof(Ring3Call, rax) == CALL_RAX && offsetof(Ring3Call, rdx) == CALL_RDX);
 static_assert(offsetof(Ring3Call, result) == CALL_RESULT && kRing3Return == CALL_RETURN);

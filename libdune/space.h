@@ -9,6 +9,7 @@
 #include "libdune/address_space.h"
 #include "libdune/lock.h"
 #include "libdune/page_map.h"
+#include "libdune/thread.h"
 
 namespace dune {
 
@@ -60,6 +61,22 @@ bool own_memory(Hva start, uint64_t bytes);
 
 // A space by the address of its root table (what the C API calls a root), or null.
 [[gnu::visibility("hidden")]] AddressSpace* space_of_root(const void* root);
+
+// Goes to a space that is alive; inline, and the rare ways are not, because it is what a call
+// into ring 3 does twice (tlb.cc says why it is correct).
+[[gnu::visibility("hidden")]] Result<void> reap_left(uint32_t before);
+[[gnu::visibility("hidden")]] Result<void> flush_and_go(Thread& thread, uint32_t index,
+                                                        uint64_t gen, uint32_t before);
+inline Result<void> switch_to(Thread& thread, const Space& s, uint32_t index) {
+  const uint32_t before = __atomic_exchange_n(&thread.active_space, index, __ATOMIC_SEQ_CST);
+  const uint64_t gen = __atomic_load_n(&s.tlb_gen, __ATOMIC_SEQ_CST);
+
+  if (__builtin_expect(thread.seen()[index] != gen, 0))
+    return flush_and_go(thread, index, gen, before);
+  asm volatile("mov %0, %%cr3" : : "r"(s.quick_cr3) : "memory");
+  if (__builtin_expect(spaces[before].dying, 0)) return reap_left(before);
+  return {};
+}
 
 }  // namespace dune
 

@@ -87,15 +87,12 @@ namespace {
 
 }  // namespace
 
-namespace {
-
-// The rare ways, out of line: activate() itself needs no stack frame.
-[[gnu::noinline]] Result<void> reap_left(uint32_t before) {
+// The rare ways of switch_to().
+Result<void> reap_left(uint32_t before) {
   reap_space(before);
   return {};
 }
-[[gnu::noinline]] Result<void> flush_and_go(Thread& thread, uint32_t index, uint64_t gen,
-                                            uint32_t before) {
+Result<void> flush_and_go(Thread& thread, uint32_t index, uint64_t gen, uint32_t before) {
   Space& s = spaces[index];
   prepare(thread, s);
   const uint64_t cr3 = s.quick_cr3 & ~kNoFlush;
@@ -104,16 +101,7 @@ namespace {
   return spaces[before].dying ? reap_left(before) : Result<void>();
 }
 
-inline Result<void> switch_to(Thread& thread, const Space& s, uint32_t index) {
-  const uint32_t before = __atomic_exchange_n(&thread.active_space, index, __ATOMIC_SEQ_CST);
-  const uint64_t gen = __atomic_load_n(&s.tlb_gen, __ATOMIC_SEQ_CST);
-
-  if (__builtin_expect(thread.seen()[index] != gen, 0))
-    return flush_and_go(thread, index, gen, before);
-  asm volatile("mov %0, %%cr3" : : "r"(s.quick_cr3) : "memory");
-  if (__builtin_expect(spaces[before].dying, 0)) return reap_left(before);
-  return {};
-}
+namespace {
 
 [[gnu::cold, gnu::noinline]] Result<void> cannot_activate(const AddressSpace& space) {
   if (!in_dune() && space.valid()) return Error{EPERM, "the thread is not in Dune mode"};

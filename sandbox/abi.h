@@ -21,6 +21,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "libdune/rings.h"
+
 namespace dune::sandbox {
 
 // An address in the sandbox.  Only its owner can follow it: Plugin::read(), write().
@@ -100,11 +102,14 @@ constexpr Classes classes() {
 
 // What a call takes.
 struct Registers {
-  uint64_t integer[6] = {};
-  double sse[8] = {};
-  unsigned integers = 0, sses = 0;
+  Ring3Call call;  // gpr, xmm and vectors
+  unsigned integers = 0;
   std::vector<uint64_t> stack;
 
+  Registers() {
+    for (uint64_t& v : call.gpr) v = 0;  // ring 3 sees all six
+    call.vectors = 0;
+  }
   template <class T>
   void add(const T& value) {
     constexpr Classes c = classes<T>();
@@ -118,30 +123,30 @@ struct Registers {
       want_sse += w == Class::kSse;
     }
     // A structure goes into registers as a whole or not at all.
-    if (c.memory || integers + want_integer > 6 || sses + want_sse > 8) {
+    if (c.memory || integers + want_integer > 6 || call.vectors + want_sse > 8) {
       if (alignof(T) > 8 && stack.size() % 2) stack.push_back(0);
       stack.insert(stack.end(), words, words + std::size(words));
       return;
     }
     for (size_t i = 0; i < std::size(words); i++) {
       if (c.word[i] == Class::kInteger)
-        integer[integers++] = words[i];
+        call.gpr[integers++] = words[i];
       else
-        memcpy(&sse[sses++], &words[i], 8);
+        memcpy(&call.xmm[call.vectors++], &words[i], 8);
     }
   }
 };
 
 // A result in rax, rdx, xmm0, xmm1.
 template <class T>
-T result(uint64_t rax, uint64_t rdx, const double (&sse)[2]) {
+T result(const Ring3Call& done) {
   constexpr Classes c = classes<T>();
   static_assert(!c.memory);
   uint64_t words[2] = {};
   unsigned integers = 0, sses = 0;
   for (int i = 0; i < 2; i++) {
-    if (c.word[i] == Class::kInteger) words[i] = integers++ ? rdx : rax;
-    if (c.word[i] == Class::kSse) memcpy(&words[i], &sse[sses++], 8);
+    if (c.word[i] == Class::kInteger) words[i] = integers++ ? done.rdx : done.rax;
+    if (c.word[i] == Class::kSse) memcpy(&words[i], &done.result[sses++], 8);
   }
   T value;
   memcpy(static_cast<void*>(&value), words, sizeof(T));

@@ -83,9 +83,11 @@ class PluginProcess final : public Process {
     const uint64_t before = stack;
     stack = (frame.rsp - kRedZone) & ~15ull;
     const Arguments args = {frame.rdi, frame.rsi, frame.rdx, frame.rcx, frame.r8, frame.r9};
+    // The host's function sees memory as the host does (a collector's dirty bits, say).
+    (void)(task.outer ? task.outer->process.own_memory().space() : main_space()).activate();
     frame.rax = common_->exports[number](args);
+    (void)own_memory().space().activate();
     stack = before;
-    (void)task;
     return true;
   }
 
@@ -106,7 +108,6 @@ struct Plugin::State {
   State(std::shared_ptr<Common> c, std::unique_ptr<PluginProcess> p)
       : common(std::move(c)), process(std::move(p)), task(*process) {}
 
-  bool call(Ring3Call& call, CallError& error);
   void fail(const Ended& ended, CallError& error);
   static Result<std::unique_ptr<PluginProcess>> make(std::shared_ptr<Common> common,
                                                      std::unique_ptr<Memory> memory,
@@ -126,21 +127,15 @@ void Plugin::State::fail(const Ended& ended, CallError& error) {
   broken = error;
 }
 
-bool Plugin::State::call(Ring3Call& call, CallError& error) {
-  if (broken.code) {
-    error = broken;
-    error.code = ESHUTDOWN;
-    return false;
-  }
-  const bool timed = common->options.deadline && !depth && !task.expires;
-  if (timed) task.expires = Ticker::mine().after(common->options.deadline);
-  depth++;
-  const Ended ended = process->call(task, call);
-  depth--;
-  if (timed) task.expires = 0;
-  if (ended.how == Ended::How::kNot) return true;
-  fail(ended, error);
-  return false;
+const CallError& CallError::none() {
+  static const CallError none;
+  return none;
+}
+
+std::unique_ptr<CallError> CallError::make(int code) {
+  auto error = std::make_unique<CallError>();
+  error->code = code;
+  return error;
 }
 
 std::string CallError::text() const {
@@ -428,28 +423,35 @@ Result<Plugin> Plugin::spawn() const {
   return Plugin(std::move(state));
 }
 
-CallResult<std::pair<uint64_t, uint64_t>> Plugin::call_raw(uint64_t at, abi::Registers& registers,
-                                                           double (&sse)[2]) {
+std::unique_ptr<CallError> Plugin::call_raw(uint64_t at, abi::Registers& registers) {
   State& s = *state_;
-  Ring3Call call;
-  memcpy(call.gpr, registers.integer, sizeof(call.gpr));
+  Ring3Call& call = registers.call;
   call.r10 = at;
   call.rip = s.common->table.call;
   call.rsp = s.process->stack;
-  call.vectors = registers.sses;
-  memcpy(call.xmm, registers.sse, registers.sses * sizeof(double));
   if (!registers.stack.empty()) {
     const uint64_t bytes = (registers.stack.size() * 8 + 15) & ~15ull;
-    if (bytes > kStackArguments) return CallError{E2BIG, {}, {}};
+    if (bytes > kStackArguments) return CallError::make(E2BIG);
     call.rsp -= bytes;
     if (!write(call.rsp, registers.stack.data(), registers.stack.size() * 8))
-      return CallError{EFAULT, {}, {}};
+      return CallError::make(EFAULT);
   }
-  CallError error;
-  if (!s.call(call, error)) return error;
-  sse[0] = call.result[0];
-  sse[1] = call.result[1];
-  return std::pair{call.rax, call.rdx};
+  if (s.broken.code) {
+    auto error = std::make_unique<CallError>(s.broken);
+    error->code = ESHUTDOWN;
+    return error;
+  }
+  const bool timed = s.common->options.deadline && !s.depth && !s.task.expires;
+  if (timed) s.task.expires = Ticker::mine().after(s.common->options.deadline);
+  s.depth++;
+  const bool returned = s.process->call(s.task, call);
+  s.depth--;
+  if (timed) s.task.expires = 0;
+  if (returned) return nullptr;
+  auto error = std::make_unique<CallError>();
+  s.fail(s.task.ended, *error);
+  s.task.ended = {};
+  return error;
 }
 
 }  // namespace dune::sandbox

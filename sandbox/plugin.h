@@ -56,33 +56,36 @@ struct CallError {
                  // ESHUTDOWN (an earlier call failed so), E2BIG (arguments)
   Ended ended;   // what exactly
   std::string where;
+  static const CallError& none();
+  static std::unique_ptr<CallError> make(int code);
   std::string text() const;  // "reads 0x0 at libevil.so: parse+0x4b1": one line
 };
 
 template <class T>
-class CallResult {
+class [[nodiscard]] CallResult {
  public:
   CallResult(T value) : value_(value) {}
-  CallResult(CallError error) : error_(std::move(error)) {}
-  explicit operator bool() const { return error_.code == 0; }
+  CallResult(std::unique_ptr<CallError> error) : error_(std::move(error)) {}
+  explicit operator bool() const { return !error_; }
   T& operator*() { return value_; }
   const T& operator*() const { return value_; }
-  const CallError& error() const { return error_; }
+  // code is 0 when there is a result.
+  const CallError& error() const { return error_ ? *error_ : CallError::none(); }
 
  private:
   T value_{};
-  CallError error_;
+  std::unique_ptr<CallError> error_;
 };
 template <>
-class CallResult<void> {
+class [[nodiscard]] CallResult<void> {
  public:
   CallResult() = default;
-  CallResult(CallError error) : error_(std::move(error)) {}
-  explicit operator bool() const { return error_.code == 0; }
-  const CallError& error() const { return error_; }
+  CallResult(std::unique_ptr<CallError> error) : error_(std::move(error)) {}
+  explicit operator bool() const { return !error_; }
+  const CallError& error() const { return error_ ? *error_ : CallError::none(); }
 
  private:
-  CallError error_;
+  std::unique_ptr<CallError> error_;
 };
 
 class Plugin;
@@ -164,9 +167,9 @@ class Plugin {
   Result<void> reset();
   Result<Plugin> spawn() const;
 
-  // The call of a Function.  result_bytes: of one that goes by memory.
-  CallResult<std::pair<uint64_t, uint64_t>> call_raw(uint64_t at, abi::Registers& registers,
-                                                     double (&sse)[2]);
+  // The call of a Function: by registers.call, where the result is afterwards.
+  // Null: it returned.
+  std::unique_ptr<CallError> call_raw(uint64_t at, abi::Registers& registers);
   bool broken() const;
   // What a plugin may ask of Linux unless its options say otherwise: nothing that reaches
   // beyond its own memory and the time of day.
@@ -194,23 +197,21 @@ CallResult<R> Function<R(A...)>::operator()(A... arguments) const {
   Remote<void> room;
   if constexpr (kHidden) {
     room = plugin_->allocate(sizeof(R));
-    if (!room) return CallError{ENOMEM, {}, {}};
+    if (!room) return CallError::make(ENOMEM);
     registers.add(room);
   }
   (registers.add(arguments), ...);
-  double sse[2];
-  auto done = plugin_->call_raw(at_, registers, sse);
-  if (!done) return done.error();
+  if (auto error = plugin_->call_raw(at_, registers)) return error;
   if constexpr (kHidden) {
     R value;
     const bool read = plugin_->read(room.at, &value, sizeof(R));
     plugin_->release(room);
-    if (!read) return CallError{EFAULT, {}, {}};
+    if (!read) return CallError::make(EFAULT);
     return value;
   } else if constexpr (std::is_void_v<R>) {
     return {};
   } else {
-    return abi::result<R>((*done).first, (*done).second, sse);
+    return abi::result<R>(registers.call);
   }
 }
 

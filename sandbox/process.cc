@@ -72,6 +72,7 @@ bool expired(const Task& task) { return task.expires && Ticker::mine().past(task
 
 }  // namespace
 
+Task::Task(Process& p) : process(p), client{Process::from_syscall, Process::from_trap, this} {}
 Task* Task::current() { return running; }
 
 Process::Process(Options options)
@@ -93,20 +94,31 @@ void Process::set_policy(std::shared_ptr<const Policy> policy) {
 
 Ended Process::enter(Task& task, const Start& start) {
   const Running scope(task, memory_->space());
-  const Ring3Client client = {from_syscall, from_trap, &task};
   task.ended = {};
-  auto left = enter_ring3(ring3_frame(Gva(start.rip), Gva(start.rsp)), client);
+  auto left = enter_ring3(ring3_frame(Gva(start.rip), Gva(start.rsp)), task.client);
   if (!left) task.end({Ended::How::kSignalled, SIGSEGV, T_GPFLT, 0, 0, start.rip, false});
   return task.ended;
 }
 
-Ended Process::call(Task& task, Ring3Call& call) {
-  const Running scope(task, memory_->space());
-  const Ring3Client client = {from_syscall, from_trap, &task};
-  task.ended = {};
-  auto end = call_ring3(call, client);
-  if (!end) task.end({Ended::How::kSignalled, SIGSEGV, T_GPFLT, 0, 0, call.rip, false});
-  return task.ended;
+bool Process::call(Task& task, Ring3Call& call) {
+  Task* const before = running;
+  if (before != &task) task.outer = before;  // else a callback calls in again
+  running = &task;
+  call.fs = task.fs;
+  call.gs = task.gs;
+  auto end = call_ring3(call, task.client, memory_->space());
+  task.fs = call.fs;
+  task.gs = call.gs;
+  running = before;
+  if (end && *end == Ring3End::kReturned) return true;
+  if (!end) {
+    Ended how;
+    how.how = Ended::How::kSignalled;
+    how.value = SIGSEGV;
+    how.rip = call.rip;
+    task.end(how);
+  }
+  return false;
 }
 
 bool Process::own_call(Task&, dune_tf&) { return false; }

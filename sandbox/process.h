@@ -49,7 +49,7 @@ class Process;
 
 // A thread of ring 3.
 struct Task {
-  explicit Task(Process& p) : process(p) {}
+  explicit Task(Process& p);
 
   Process& process;
   uint64_t fs = 0, gs = 0;  // while it is not in ring 3
@@ -57,6 +57,7 @@ struct Task {
   uint64_t expires = 0;   // Ticker; 0: no deadline
   Task* outer = nullptr;  // ring 3 that this one was called from, by a callback
   Ended ended;
+  Ring3Client client;
   std::vector<std::unique_ptr<char[]>> scratch;  // of the call that is being carried out
   size_t scratch_bytes = 0;
 
@@ -86,8 +87,8 @@ class Process : public Environment {
   // Precondition of both: the calling thread runs no other Task, but in a callback.
   // Runs from `start` until ring 3 ends.
   Ended enter(Task& task, const Start& start);
-  // Calls a function; kNot: it returned.
-  Ended call(Task& task, Ring3Call& call);
+  // Calls a function.  True: it returned; else task.ended says why not.
+  bool call(Task& task, Ring3Call& call);
 
   Memory& own_memory() { return *memory_; }
   Descriptors& descriptors() { return descriptors_; }
@@ -108,6 +109,7 @@ class Process : public Environment {
   virtual bool own_call(Task& task, dune_tf& frame);
 
  private:
+  friend struct Task;
   static void from_syscall(dune_tf& frame, void* context);
   static void from_trap(uint8_t vector, uint64_t error, Gva address, dune_tf& frame, void* context);
   long futex(const Arguments& args);

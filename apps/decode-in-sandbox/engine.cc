@@ -93,10 +93,8 @@ class Sandboxed final : public Engine {
   uint64_t call(Address function, std::initializer_list<uint64_t> arguments) override {
     dune::sandbox::abi::Registers registers;
     for (const uint64_t v : arguments) registers.add(v);
-    double vectors[2];
-    auto done = plugin_.call_raw(function, registers, vectors);
-    if (!done) throw Failed{done.error().text()};
-    return (*done).first;
+    if (auto error = plugin_.call_raw(function, registers)) throw Failed{error->text()};
+    return registers.call.rax;
   }
   Address callback(Callback function) override {
     auto at = plugin_.export_raw(std::move(function));
