@@ -7,6 +7,7 @@
 #include "libdune/process.h"
 #include "libdune/ring0.h"
 #include "libdune/ring_block.h"
+#include "libdune/ring_call.h"
 #include "libdune/space.h"
 #include "libdune/sys.h"
 
@@ -53,47 +54,24 @@ Result<long> enter_ring3(const dune_tf& frame, const Ring3Client& client) {
   return dune_ring3_enter(&frame, &b, &client);
 }
 
-namespace {
-
-inline Result<Ring3End> call_with_bases(Ring3Call& call, RingBlock& b, const Ring3Client& client) {
-  b.user_fs_set = true;
-  if (dune_ring3_call(&call, &b, &client) == 0) return Ring3End::kReturned;
-  call.fs = b.user_fs;
-  call.gs = ring3_gs();
-  return Ring3End::kLeft;
-}
-
-}  // namespace
-
 Result<Ring3End> call_ring3(Ring3Call& call, const Ring3Client& client) {
   if (!in_dune()) return Error{EPERM, "the thread is not in Dune mode"};
   if (!canonical(call.rip)) return Error{EINVAL, "rip is not canonical"};
-  RingBlock& b = block();
-  call.fs = b.user_fs;
-  call.gs = ring3_gs();
-  return call_with_bases(call, b, client);
+  Thread& thread = *Thread::current();
+  call.fs = thread.ring_block().user_fs;
+  call.gs = ring3_gs_base();
+  return call_ring3_in(thread, call, client, thread.active_space) ? Ring3End::kReturned
+                                                                  : Ring3End::kLeft;
 }
 
 Result<Ring3End> call_ring3(Ring3Call& call, const Ring3Client& client, const AddressSpace& space) {
   if (!in_dune()) return Error{EPERM, "the thread is not in Dune mode"};
   if (!canonical(call.rip) || !canonical(call.fs) || !canonical(call.gs))
     return Error{EINVAL, "an address that is not canonical"};
-  Thread& thread = *Thread::current();
-  const uint32_t before = thread.active_space;
-  const uint32_t generation = spaces[before].generation;
-  const uint32_t index = SpaceAccess::index(space);
-  if (index != before) {
-    auto there = space.activate();
-    if (!there) return there.error();
-  }
-  auto end = call_with_bases(call, thread.ring_block(), client);
-  if (index != before) {
-    const Space& back = spaces[before];
-    // Another thread may have freed it meanwhile.
-    const bool good = before == 0 || (back.alive() && back.generation == generation);
-    (void)switch_to(thread, good ? back : spaces[0], good ? before : 0);
-  }
-  return end;
+  if (!space.valid()) return Error{EBADF, "no address space, or freed"};
+  return call_ring3_in(*Thread::current(), call, client, SpaceAccess::index(space))
+             ? Ring3End::kReturned
+             : Ring3End::kLeft;
 }
 
 void leave_ring3(long value) {
@@ -134,12 +112,7 @@ Result<void> set_ring3_fs(uint64_t base) {
 }
 
 // In ring 0 it is in KERNEL_GS_BASE.
-uint64_t ring3_gs() {
-  NoInterrupts no_interrupts;
-  uint64_t base;
-  asm volatile("swapgs; rdgsbase %0; swapgs" : "=r"(base));
-  return base;
-}
+uint64_t ring3_gs() { return ring3_gs_base(); }
 
 Result<void> set_ring3_gs(uint64_t base) {
   if (!canonical(base)) return Error{EINVAL};

@@ -12,6 +12,7 @@
 #include <new>
 
 #include "libdune/dune.hpp"
+#include "libdune/ring_call.h"
 #include "libdune/sys.h"
 #include "sandbox/ticker.h"
 
@@ -106,19 +107,12 @@ bool Process::call(Task& task, Ring3Call& call) {
   running = &task;
   call.fs = task.fs;
   call.gs = task.gs;
-  auto end = call_ring3(call, task.client, memory_->space());
+  const bool returned =
+      call_ring3_in(*Thread::current(), call, task.client, SpaceAccess::index(memory_->space()));
   task.fs = call.fs;
   task.gs = call.gs;
   running = before;
-  if (end && *end == Ring3End::kReturned) return true;
-  if (!end) {
-    Ended how;
-    how.how = Ended::How::kSignalled;
-    how.value = SIGSEGV;
-    how.rip = call.rip;
-    task.end(how);
-  }
-  return false;
+  return returned;
 }
 
 bool Process::own_call(Task&, dune_tf&) { return false; }
