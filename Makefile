@@ -28,7 +28,7 @@ JOBS := -j$(shell nproc)
 
 # ---- what users call; packages come before anything that needs them ----
 
-demo: ; @test/packages && $(MAKE) $(JOBS) programs module-$(KERNEL) && test/demo/run
+demo: ; @test/packages && $(MAKE) $(JOBS) programs $(B)/test/plugins/evil.so module-$(KERNEL) && test/demo/run
 check: ; @test/packages && $(MAKE) $(JOBS) build && test/check
 check-full: check ; @test/differential/run
 fuzz: ; @test/packages && $(MAKE) $(JOBS) tests && test/fuzz/run $(FUZZ_SECONDS)
