@@ -15,6 +15,7 @@
 #include "libdune/own_fds.h"
 #include "libdune/print.h"
 #include "libdune/process.h"
+#include "libdune/ring_block.h"
 #include "libdune/sys.h"
 
 namespace dune {
@@ -60,7 +61,11 @@ uint64_t clone_flags(const dune_run& run) {
   thread.close_vcpu();
   process.vm_fd = -1;
   Result<void> ready = process.create(false);
+  // It may have forked in a handler of ring 3's, and goes back there.
+  RingBlock rings;
+  copy_words(&rings, &thread.ring_block(), sizeof(rings));
   if (ready) ready = thread.create_vcpu();
+  copy_words(&thread.ring_block(), &rings, sizeof(rings));
   start(thread, ready);
 }
 

@@ -2,6 +2,7 @@
 #include "libdune/rings.h"
 
 #include <cerrno>
+#include <cstddef>
 
 #include "libdune/print.h"
 #include "libdune/process.h"
@@ -93,6 +94,13 @@ void on_syscall(TrapHandler handler, void* context) {
   h.trap = handler;
   h.context = context;
   set_handler(dune_handlers.syscall, h);
+}
+
+// Where guest_entry.S puts it: below the TrapFrame.
+VectorState ring3_vectors(dune_tf& frame) {
+  const size_t bytes = dune_xsave_bytes ? dune_xsave_bytes : 512;
+  const uint64_t top = reinterpret_cast<uint64_t>(&frame) - offsetof(TrapFrame, tf);
+  return {reinterpret_cast<char*>((top - bytes) & ~63ull), bytes};
 }
 
 void pass_syscall(dune_tf& tf) {

@@ -24,6 +24,7 @@
 #ifndef LIBDUNE_RINGS_H
 #define LIBDUNE_RINGS_H
 
+#include <cstddef>
 #include <cstdint>
 
 #include "libdune/address.h"
@@ -104,6 +105,15 @@ Result<Ring3End> call_ring3(Ring3Call& call, const Ring3Client& client, const Ad
 // r9; the result goes to rax.  One handler for the process; null removes: then a system
 // call ends the process.
 void on_syscall(TrapHandler handler, void* context = nullptr);
+
+// Ring 3's vector state that goes with a frame, in a handler: an XSAVE area of the standard
+// form, or FXSAVE's 512 bytes where the CPU has no XSAVE.  It is loaded when the handler
+// returns; what the handler puts there has to be loadable, or ring 0 faults.
+struct VectorState {
+  char* at;
+  size_t bytes;
+};
+VectorState ring3_vectors(dune_tf& frame);
 
 // Makes the system call that the frame asks for, with ring 0's rights; result in rax.
 void pass_syscall(dune_tf& frame);

@@ -40,6 +40,7 @@
 namespace dune::sandbox {
 
 struct Endpoint {
+  bool any = false;                      // every address
   std::array<uint8_t, 16> address = {};  // IPv4: the first four
   bool v6 = false;
   uint16_t port = 0;  // host byte order; 0: any

@@ -87,6 +87,31 @@ void Memory::clear() {
   areas_changed_ = false;
 }
 
+void Memory::forget_written() {
+  std::lock_guard locked(mutex_);
+  for (const auto& [start, area] : areas_)
+    if (!area.host) unmap_leaves(start, area.end);
+  for (auto& [key, b] : blocks_) memset(b->written, 0, sizeof(b->written));
+}
+
+std::vector<uint64_t> Memory::written_pages() {
+  std::lock_guard locked(mutex_);
+  std::vector<uint64_t> all;
+  for (auto& [key, b] : blocks_) {
+    for (unsigned i = 0; i < Block::kPages; i++) {
+      if (!bit(b->own, i)) continue;
+      const uint64_t at = key * Block::kBytes + i * kPage;
+      bool written = bit(b->written, i);
+      if (!written && bit(b->mapped, i)) {
+        auto leaf = space_.lookup(Gva(at));
+        written = leaf && (leaf->flags & kPteDirty);
+      }
+      if (written) all.push_back(at);
+    }
+  }
+  return all;
+}
+
 Area* Memory::find(uint64_t at, uint64_t* start) {
   auto next = areas_.upper_bound(at);
   if (next == areas_.begin()) return nullptr;

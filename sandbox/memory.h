@@ -167,6 +167,11 @@ class Memory final : public UserMemory {
   // Frees everything, for a program that is replaced.
   void clear();
 
+  // Pages that were written since forget_written(), perhaps some more.
+  // Precondition: there is no snapshot.
+  void forget_written();
+  std::vector<uint64_t> written_pages();
+
   uint64_t pages() const { return own_pages_; }
   uint64_t limit() const { return limit_; }
   void set_limit(uint64_t bytes) { limit_ = bytes; }

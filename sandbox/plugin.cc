@@ -117,7 +117,8 @@ struct Plugin::State {
 void Plugin::State::fail(const Ended& ended, CallError& error) {
   error.ended = ended;
   switch (ended.how) {
-    case Ended::How::kNot: return;
+    case Ended::How::kNot:
+    case Ended::How::kReplaced: return;
     case Ended::How::kExited: error.code = ECANCELED; break;
     case Ended::How::kDeadline: error.code = ETIME; break;
     case Ended::How::kRefused: error.code = EACCES; break;

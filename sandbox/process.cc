@@ -94,10 +94,14 @@ void Process::set_policy(std::shared_ptr<const Policy> policy) {
 }
 
 Ended Process::enter(Task& task, const Start& start) {
+  return enter(task, ring3_frame(Gva(start.rip), Gva(start.rsp)));
+}
+
+Ended Process::enter(Task& task, const dune_tf& frame) {
   const Running scope(task, memory_->space());
   task.ended = {};
-  auto left = enter_ring3(ring3_frame(Gva(start.rip), Gva(start.rsp)), task.client);
-  if (!left) task.end({Ended::How::kSignalled, SIGSEGV, T_GPFLT, 0, 0, start.rip, false});
+  auto left = enter_ring3(frame, task.client);
+  if (!left) task.end({Ended::How::kSignalled, SIGSEGV, T_GPFLT, 0, 0, frame.rip, false, false});
   return task.ended;
 }
 
@@ -116,6 +120,8 @@ bool Process::call(Task& task, Ring3Call& call) {
 }
 
 bool Process::own_call(Task&, dune_tf&) { return false; }
+void Process::after_call(Task&, uint64_t, dune_tf&) {}
+bool Process::own_trap(Task&, const Ended&, dune_tf&) { return false; }
 
 void Process::from_syscall(dune_tf& frame, void* context) {
   Task& task = *static_cast<Task*>(context);
@@ -127,6 +133,7 @@ void Process::from_syscall(dune_tf& frame, void* context) {
         number < kMaxCall ? self.calls_->run(static_cast<unsigned>(number), args) : -ENOSYS);
     task.scratch.clear();
     task.scratch_bytes = 0;
+    self.after_call(task, number, frame);
   }
   if (expired(task)) {
     Ended how;
@@ -141,17 +148,23 @@ void Process::from_trap(uint8_t vector, uint64_t error, Gva address, dune_tf& fr
                         void* context) {
   Task& task = *static_cast<Task*>(context);
   Ended how = {Ended::How::kSignalled, signal_of(vector), vector, error,
-               address.value,          frame.rip,         false};
+               address.value,          frame.rip,         false,  false};
   if (vector == T_PGFLT) {
     const auto fault = task.process.memory_->fault(address.value, error);
     if (fault == Memory::Fault::kResolved) return;
     how.out_of_memory = fault == Memory::Fault::kNoMemory;
+    how.mapped = fault == Memory::Fault::kNotAllowed;
   } else if (vector == Ticker::kVector) {
     on_tick();
     if (!expired(task)) return;
     how.how = Ended::How::kDeadline;
-  } else if (vector >= 32) {
-    return;
+  }
+  if (how.how == Ended::How::kSignalled) {
+    if (task.process.own_trap(task, how, frame)) {
+      if (task.ended.how != Ended::How::kNot) leave_ring3(0);
+      return;
+    }
+    if (vector >= 32) return;
   }
   task.end(how);
   leave_ring3(0);

@@ -35,6 +35,7 @@ struct Ended {
     kSignalled,  // value: signal; a fault has address, rip and vector too
     kDeadline,   // the time was up
     kRefused,    // the policy ends it; value: number of the call
+    kReplaced,   // by execve
   };
   How how = How::kNot;
   int value = 0;
@@ -43,6 +44,7 @@ struct Ended {
   uint64_t address = 0;
   uint64_t rip = 0;
   bool out_of_memory = false;  // a fault that the memory limit made
+  bool mapped = false;         // a page fault at what is mapped, with other rights
 };
 
 class Process;
@@ -50,6 +52,7 @@ class Process;
 // A thread of ring 3.
 struct Task {
   explicit Task(Process& p);
+  virtual ~Task() = default;
 
   Process& process;
   uint64_t fs = 0, gs = 0;  // while it is not in ring 3
@@ -87,6 +90,7 @@ class Process : public Environment {
   // Precondition of both: the calling thread runs no other Task, but in a callback.
   // Runs from `start` until ring 3 ends.
   Ended enter(Task& task, const Start& start);
+  Ended enter(Task& task, const dune_tf& frame);
   // Calls a function.  True: it returned; else task.ended says why not.
   bool call(Task& task, Ring3Call& call);
 
@@ -107,6 +111,13 @@ class Process : public Environment {
  protected:
   // System calls that only this kind of process has.  True: it was one; result in frame.rax.
   virtual bool own_call(Task& task, dune_tf& frame);
+  // After any other; `number` is what ring 3 asked for, the result is in frame.rax.
+  virtual void after_call(Task& task, uint64_t number, dune_tf& frame);
+  // A trap that is no page fault which memory could resolve.  False: the end of ring 3, if
+  // it is an exception.
+  virtual bool own_trap(Task& task, const Ended& how, dune_tf& frame);
+  Calls& calls() { return *calls_; }
+  const Policy& policy() const { return *options_.policy; }
 
  private:
   friend struct Task;

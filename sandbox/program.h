@@ -8,20 +8,20 @@
 //   ProgramOptions options;
 //   options.argv = {"sh", "-c", "echo $HOME"};
 //   options.environment = {"PATH=/usr/bin", "HOME=/"};
-//   options.mounts = {{Mount::Kind::kBind, "/usr", "/usr"},
-//                     {Mount::Kind::kSymlink, "usr/bin", "/bin"}};
+//   options.mounts = {{MountRequest::Kind::kBind, "/usr", "/usr"},
+//                     {MountRequest::Kind::kSymlink, "usr/bin", "/bin"}};
 //   options.policy = Policy::ordinary();
 //   std::string why;
 //   auto ending = run_program(options, why);
 #ifndef SANDBOX_PROGRAM_H
 #define SANDBOX_PROGRAM_H
 
-#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "libdune/result.h"
+#include "sandbox/calls.h"
 #include "sandbox/policy.h"
 
 namespace dune::sandbox {
@@ -31,7 +31,7 @@ class Learner;
 // One operation on the program's file tree, which starts as an empty directory that cannot
 // be written.  They are carried out in order, as bubblewrap does: a later one covers what
 // is below its destination.  Missing parents of a destination are made.
-struct Mount {
+struct MountRequest {
   enum class Kind : uint8_t {
     kBind,       // `source` of the host, with all that is mounted below it
     kTmpfs,      // an empty directory in memory
@@ -55,14 +55,6 @@ enum class Network : uint8_t {
   kNone,
 };
 
-// A port of one address, or of every address when `any`.
-struct Endpoint {
-  bool any = false;
-  bool ipv6 = false;
-  std::array<uint8_t, 16> address = {};  // network byte order; IPv4: the first four
-  uint16_t port = 0;                     // host byte order
-};
-
 struct ProgramOptions {
   // argv[0] without a slash is looked for in the PATH of `environment`, in the program's
   // tree.  Precondition: not empty.
@@ -70,7 +62,7 @@ struct ProgramOptions {
   std::vector<std::string> environment;  // "NAME=value", all of it
   // Empty: the caller's directory if it is in the tree, else $HOME, else /.  PWD is set to it.
   std::string directory;
-  std::vector<Mount> mounts;
+  std::vector<MountRequest> mounts;
 
   Policy policy;
   Network network = Network::kHost;

@@ -30,8 +30,9 @@ void set_path(Address& address, const std::string& path) {
 bool named(const CallOptions& options, const void* bytes, bool v6, uint16_t port) {
   if (options.connect_anywhere) return true;
   return std::any_of(options.connect.begin(), options.connect.end(), [&](const Endpoint& allowed) {
-    return allowed.v6 == v6 && (!allowed.port || allowed.port == port) &&
-           memcmp(allowed.address.data(), bytes, v6 ? 16 : 4) == 0;
+    if (allowed.port && allowed.port != port) return false;
+    return allowed.any ||
+           (allowed.v6 == v6 && memcmp(allowed.address.data(), bytes, v6 ? 16 : 4) == 0);
   });
 }
 

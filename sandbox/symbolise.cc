@@ -104,6 +104,7 @@ std::string symbolise(Memory& memory, uint64_t rip) {
 std::string describe(Memory& memory, const Ended& ended) {
   const char* call = nullptr;
   switch (ended.how) {
+    case Ended::How::kReplaced:
     case Ended::How::kNot: return "nothing happened";
     case Ended::How::kExited: return "exits with status " + std::to_string(ended.value);
     case Ended::How::kRefused:

@@ -12,7 +12,7 @@
 
 namespace front {
 
-using dune::sandbox::Mount;
+using dune::sandbox::MountRequest;
 using dune::sandbox::ProgramOptions;
 
 namespace {
@@ -60,8 +60,8 @@ std::string mount_hint(const ProgramOptions& options) {
   if (found.empty()) return "; the host has no such program either";
   const std::string path = real_path(found);
   const bool shown =
-      std::any_of(options.mounts.begin(), options.mounts.end(), [&path](const Mount& mount) {
-        return mount.kind == Mount::Kind::kBind && below(path, real_path(mount.source));
+      std::any_of(options.mounts.begin(), options.mounts.end(), [&path](const MountRequest& mount) {
+        return mount.kind == MountRequest::Kind::kBind && below(path, real_path(mount.source));
       });
   if (shown) return "; the host has it as " + path + ", which is shown elsewhere";
 

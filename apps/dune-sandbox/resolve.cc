@@ -24,7 +24,7 @@ bool to_endpoint(const addrinfo& info, uint16_t port, Endpoint& endpoint) {
   if (info.ai_family == AF_INET6) {
     const auto* address = reinterpret_cast<const sockaddr_in6*>(info.ai_addr);
     memcpy(endpoint.address.data(), &address->sin6_addr, sizeof(address->sin6_addr));
-    endpoint.ipv6 = true;
+    endpoint.v6 = true;
     return true;
   }
   return false;

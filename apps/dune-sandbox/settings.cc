@@ -14,7 +14,7 @@ namespace front {
 
 using dune::Error;
 using dune::Result;
-using dune::sandbox::Mount;
+using dune::sandbox::MountRequest;
 using dune::sandbox::Network;
 
 const char kHelp[] =
@@ -192,10 +192,10 @@ class Reader {
       case kRoBind: return bind(false, false);
       case kBindTry: return bind(true, true);
       case kRoBindTry: return bind(false, true);
-      case kTmpfs: return mount(Mount::Kind::kTmpfs);
-      case kDev: return mount(Mount::Kind::kDev);
-      case kProc: return mount(Mount::Kind::kProc);
-      case kDir: return mount(Mount::Kind::kDirectory);
+      case kTmpfs: return mount(MountRequest::Kind::kTmpfs);
+      case kDev: return mount(MountRequest::Kind::kDev);
+      case kProc: return mount(MountRequest::Kind::kProc);
+      case kDir: return mount(MountRequest::Kind::kDirectory);
       case kSymlink: return symlink();
       case kSetenv: return set_variable();
       case kUnsetenv: return variable(optarg) && unset(optarg);
@@ -235,10 +235,11 @@ class Reader {
     const char* path = second("SRC DST");
     if (!path || !destination(path)) return false;
     if (!*source) return wrong("the source is empty; say what to show at " + quoted(path));
-    settings_.program.mounts.push_back({Mount::Kind::kBind, source, path, writable, optional});
+    settings_.program.mounts.push_back(
+        {MountRequest::Kind::kBind, source, path, writable, optional});
     return true;
   }
-  bool mount(Mount::Kind kind) {
+  bool mount(MountRequest::Kind kind) {
     if (!destination(optarg)) return false;
     settings_.program.mounts.push_back({kind, "", optarg, false, false});
     return true;
@@ -248,7 +249,7 @@ class Reader {
     const char* path = second("TARGET DST");
     if (!path || !destination(path)) return false;
     if (!*target) return wrong("the target is empty; say where " + quoted(path) + " leads");
-    settings_.program.mounts.push_back({Mount::Kind::kSymlink, target, path, false, false});
+    settings_.program.mounts.push_back({MountRequest::Kind::kSymlink, target, path, false, false});
     return true;
   }
 

@@ -10,7 +10,7 @@
 #include "apps/dune-sandbox/values.h"
 
 using namespace front;
-using dune::sandbox::Mount;
+using dune::sandbox::MountRequest;
 using dune::sandbox::Network;
 using Words = std::vector<std::string>;
 
@@ -83,18 +83,18 @@ TEST_CASE("settings: everything at once") {
   CHECK(s.task == Settings::Task::kRun);
   CHECK(p.argv == Words{"sh", "--bind", "-c", "--"});
   REQUIRE(p.mounts.size() == 7);
-  CHECK(p.mounts[0].kind == Mount::Kind::kBind);
+  CHECK(p.mounts[0].kind == MountRequest::Kind::kBind);
   CHECK(p.mounts[0].source == "/usr");
   CHECK_FALSE(p.mounts[0].writable);
   CHECK_FALSE(p.mounts[0].optional);
   CHECK(p.mounts[1].source == "work");
   CHECK(p.mounts[1].writable);
   CHECK(p.mounts[1].optional);
-  CHECK(p.mounts[2].kind == Mount::Kind::kTmpfs);
+  CHECK(p.mounts[2].kind == MountRequest::Kind::kTmpfs);
   CHECK(p.mounts[3].destination == "/dev");
-  CHECK(p.mounts[4].kind == Mount::Kind::kProc);
-  CHECK(p.mounts[5].kind == Mount::Kind::kDirectory);
-  CHECK(p.mounts[6].kind == Mount::Kind::kSymlink);
+  CHECK(p.mounts[4].kind == MountRequest::Kind::kProc);
+  CHECK(p.mounts[5].kind == MountRequest::Kind::kDirectory);
+  CHECK(p.mounts[6].kind == MountRequest::Kind::kSymlink);
   CHECK(p.mounts[6].source == "usr/bin");
   CHECK(p.directory == "/w");
   CHECK(p.memory == 64 << 20);
@@ -224,10 +224,10 @@ TEST_CASE("settings: addresses of hosts") {
   REQUIRE(endpoints.size() == 3);
   CHECK(endpoints[0].any);
   CHECK(endpoints[0].port == 53);
-  CHECK_FALSE(endpoints[1].ipv6);
+  CHECK_FALSE(endpoints[1].v6);
   CHECK(endpoints[1].address[0] == 10);
   CHECK(endpoints[1].address[3] == 3);
-  CHECK(endpoints[2].ipv6);
+  CHECK(endpoints[2].v6);
   CHECK(endpoints[2].address[15] == 1);
   CHECK_FALSE(resolve({{"no.such.host.invalid", 80}}, why).ok());
   CHECK(why.starts_with("--allow-connect: no.such.host.invalid: "));
