@@ -201,6 +201,7 @@ extern "C" [[gnu::visibility("hidden")]] TrapFrame* dune_trap(TrapFrame* f) {
 extern "C" [[gnu::visibility("hidden")]] void dune_trap_handler(TrapFrame* f) {
   const bool page_fault = f->vector == T_PGFLT;
 
+  f->tf.pad1 = 1;  // ring3_vectors()
   if (dune::of_ring3(*f) && dune::answered_by_client(*f)) return;
   if (page_fault && dune::is_vsyscall(*f)) {
     dune::emulate_vsyscall(f->tf);

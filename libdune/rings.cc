@@ -96,11 +96,13 @@ void on_syscall(TrapHandler handler, void* context) {
   set_handler(dune_handlers.syscall, h);
 }
 
-// Where guest_entry.S puts it: below the TrapFrame.
+// guest_rings.S has a place for the outermost system call's; else it is below the TrapFrame
+// (call_handler), as dune_trap_handler() notes in the frame.
 VectorState ring3_vectors(dune_tf& frame) {
   const size_t bytes = dune_xsave_bytes ? dune_xsave_bytes : 512;
   const uint64_t top = reinterpret_cast<uint64_t>(&frame) - offsetof(TrapFrame, tf);
-  return {reinterpret_cast<char*>((top - bytes) & ~63ull), bytes};
+  if (frame.pad1) return {reinterpret_cast<char*>((top - bytes) & ~63ull), bytes};
+  return {reinterpret_cast<char*>(Thread::current()) + THREAD_VECTORS, bytes};
 }
 
 void pass_syscall(dune_tf& tf) {

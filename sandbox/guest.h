@@ -58,7 +58,7 @@ struct GuestTask : Task {
   uint64_t mask = 0;           // ring 3's
   bool mask_replaced = false;  // while a call waits (sigsuspend, ppoll, ...); back to
   uint64_t mask_before = 0;    // this one
-  std::string executing;        // where the file of an execve lies
+  std::string executing;       // where the file of an execve lies
   bool trapped = false;        // by the policy; `info` says SIGSYS
 };
 

@@ -62,6 +62,7 @@ long Guest::fork(GuestTask& task, uint64_t flags, uint64_t stack, uint64_t paren
 
   const uint64_t all = ~signal_bit(64);
   sys::call(__NR_rt_sigprocmask, SIG_SETMASK, sys::arg(&all), 0, 8);
+  const uint64_t gs = ring3_gs();
   long pid = -EINTR;  // a signal goes first, and the call is made again
   if (!task.attention) {
     std::unique_lock locked(lock_);
@@ -82,6 +83,7 @@ long Guest::fork(GuestTask& task, uint64_t flags, uint64_t stack, uint64_t paren
     if (vfork_pipe_ >= 0) close(vfork_pipe_);
     vfork_pipe_ = writer.release();
     shares_ = flags & CLONE_VM;
+    (void)set_ring3_gs(gs);
     if (flags & CLONE_SETTLS) (void)set_ring3_fs(tls);
     if (flags & CLONE_CHILD_SETTID) (void)own_memory().put(child_tid, task.tid);
     task.clear_child_tid = flags & CLONE_CHILD_CLEARTID ? child_tid : 0;
