@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // c_vm.cc - dune.h's page tables and pages on top of AddressSpace and PagePool.
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <new>
@@ -175,7 +176,7 @@ int __dune_vm_page_walk(ptent_t* root, void* start_va, void* end_va, page_walk_c
   dune::BorrowedSpace borrowed;
   if (!dune::BorrowedSpace::find(root, borrowed)) return -EINVAL;
   dune::Space& s = dune::spaces[dune::SpaceAccess::index(*borrowed)];
-  const Gva end(end_va);
+  const Gva end(std::min(reinterpret_cast<uint64_t>(end_va), dune::kUserEnd - 1));
   uint64_t step = create == CREATE_BIG_1GB ? dune::kGib : create == CREATE_BIG ? 2ul << 20 : 4096;
 
   for (Gva at = Gva(start_va).align_down(4096); at <= end;) {

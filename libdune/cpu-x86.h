@@ -7,9 +7,11 @@
 
 #include "dune.h"
 
+#ifndef LIBDUNE_DUNE_HPP
+typedef uint64_t u64;
+#endif
+
 #define MSR_LSTAR 0xc0000082
-#define MSR_FS_BASE 0xc0000100
-#define MSR_GS_BASE 0xc0000101
 #define MSR_KERNEL_GS_BASE 0xc0000102 /* libdune's: leave it alone */
 
 /* In Dune mode.  An MSR that the module does not let through is a #GP. */
@@ -42,10 +44,11 @@ struct idtd {
   uint16_t middle;
   uint32_t high;
   uint32_t zero;
-} __attribute__((packed));
+} __attribute__((packed, aligned(16)));
 
 #define IDTD_P (1 << 7)
 #define IDTD_CPL(n) ((n) << 5)
+#define IDTD_CPL3 IDTD_CPL(3)
 #define IDTD_TRAP_GATE 0xf
 #define IDTD_INTERRUPT_GATE 0xe
 #define IDT_ENTRIES 256

@@ -19,6 +19,11 @@
 #include "fpu.h"
 #include "mmu.h"
 
+#ifndef LIBDUNE_DUNE_HPP /* programs count on these */
+#include <assert.h>
+#include <sys/queue.h>
+#endif
+
 #pragma GCC visibility push(default)
 #ifdef __cplusplus
 extern "C" {
@@ -203,9 +208,15 @@ extern ptent_t* pgroot;
 extern uintptr_t phys_limit, mmap_base, stack_base;
 extern int dune_fd; /* the VM's, -1 before dune_init() */
 
-/* Counted pages. */
+/* Counted pages.  The link is a list entry of sys/queue.h. */
+typedef struct {
+  struct page* sle_next;
+} page_entry_t;
+struct page_head {
+  struct page* slh_first;
+};
 struct page {
-  struct page* link;
+  page_entry_t link;
   uint64_t ref;
 };
 #ifndef LIBDUNE_DUNE_HPP /* C++ programs with dune.hpp keep these names for themselves */
@@ -237,11 +248,14 @@ static inline uintptr_t dune_stack_addr_to_pa(void* va) { return dune_va_to_pa(v
  */
 void load_cr3(unsigned long cr3);
 
+/* For the root in use. */
 static inline void __invpcid(int mode, unsigned long addr) {
   struct {
     uint64_t pcid, addr;
   } operand = {0, addr};
 
+  __asm__ volatile("mov %%cr3, %0" : "=r"(operand.pcid));
+  operand.pcid &= 0xfff; /* in use now */
   __asm__ volatile("invpcid %0, %1" : : "m"(operand), "r"((uint64_t)mode) : "memory");
 }
 

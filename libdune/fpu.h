@@ -12,28 +12,27 @@ struct fxsave_area {
   uint16_t cwd, swd, twd, fop;
   uint64_t rip, rdp;
   uint32_t mxcsr, mxcsr_mask;
-  uint32_t st_space[32];
-  uint32_t xmm_space[64];
-  uint32_t padding[12];
-  uint32_t padding1[12];
+  uint32_t st_regs[32];
+  uint32_t xmm_regs[64];
+  uint32_t padding[24];
 } __attribute__((packed));
 
 struct xsave_header {
   uint64_t xstate_bv;
-  uint64_t reserved1[2];
-  uint64_t reserved2[5];
+  uint64_t reserved_zero[2];
+  uint64_t reserved[5];
 } __attribute__((packed));
 
 /* Room for x87, SSE and AVX; AVX-512 and later need what CPUID 0xd says. */
 struct xsave_area {
-  uint32_t ymmh_space[64];
-} __attribute__((packed));
-
-struct fpu_area {
   struct fxsave_area fxsave;
   struct xsave_header header;
-  struct xsave_area xsave;
+  uint32_t ymm_regs[64]; /* the upper halves */
 } __attribute__((packed, aligned(64)));
+
+struct fpu_area {
+  struct xsave_area xsave;
+};
 
 #define DUNE_FPU_MASK 7ULL /* x87, SSE, AVX */
 
@@ -60,8 +59,8 @@ static inline void fpu_xrstor(struct fpu_area* fp, uint64_t mask) {
 
 static inline void dune_fpu_init(struct fpu_area* fp) {
   memset(fp, 0, sizeof(*fp));
-  fp->fxsave.cwd = 0x37f;
-  fp->fxsave.mxcsr = 0x1f80;
+  fp->xsave.fxsave.cwd = 0x37f;
+  fp->xsave.fxsave.mxcsr = 0x1f80;
 }
 
 static inline void dune_fpu_load(struct fpu_area* fp) { fpu_xrstor(fp, DUNE_FPU_MASK); }
@@ -69,7 +68,7 @@ static inline void dune_fpu_save(struct fpu_area* fp) { fpu_xsaveopt(fp, DUNE_FP
 
 /* For an area that was not loaded from before. */
 static inline void dune_fpu_save_safe(struct fpu_area* fp) {
-  memset(&fp->header, 0, sizeof(fp->header));
+  memset(&fp->xsave.header, 0, sizeof(fp->xsave.header));
   fpu_xsave(fp, DUNE_FPU_MASK);
 }
 

@@ -25,6 +25,9 @@ typedef uint64_t ptent_t;
 #define PTE_PS 0x0080
 #define PTE_PAT 0x0080
 #define PTE_G 0x0100
+#define PTE_AVAIL 0x0e00  /* that the CPU ignores */
+#define PTE_PAT_PS 0x1000 /* PAT of a large leaf */
+#define PTE_AVAIL2 0x7ff0000000000000ULL
 #define PTE_COW 0x0200 /* software; bit 11 is libdune's */
 /* Not bits 62 to 60 as before: those are protection keys now. */
 #define PTE_USR1 (1ULL << 52)
@@ -55,8 +58,8 @@ typedef uint64_t ptent_t;
 
 /* n: level, 0 for 4 KiB entries to 3 for the root */
 #define PDSHIFT(n) (12 + NPTBITS * (n))
-#define PDMASK ((1 << NPTBITS) - 1)
-#define PDX(n, la) (((uintptr_t)(la) >> PDSHIFT(n)) & PDMASK)
+#define PDXMASK ((1 << NPTBITS) - 1)
+#define PDX(n, la) (((uintptr_t)(la) >> PDSHIFT(n)) & PDXMASK)
 #define PDADDR(n, i) ((uintptr_t)(i) << PDSHIFT(n))
 
 #define CR0_PE 0x00000001
@@ -86,6 +89,7 @@ typedef uint64_t ptent_t;
 #define CR4_PCE 0x0100
 #define CR4_OSFXSR 0x0200
 #define CR4_OSXMMEXCPT 0x0400
+#define CR4_OSX CR4_OSXMMEXCPT
 #define CR4_VMXE 0x2000
 #define CR4_SMXE 0x4000
 #define CR4_FSGSBASE 0x10000
@@ -122,38 +126,85 @@ typedef uint64_t ptent_t;
 #define FEC_RSV 0x8 /* a reserved bit was set in an entry */
 #define FEC_I 0x10  /* an instruction fetch */
 
-/* Segment descriptors (SDM vol. 3A, 3.4.5) */
-#define SEG_TYPE_CODE (1ULL << 43)
-#define SEG_S (1ULL << 44)
-#define SEG_DPL(n) ((uint64_t)(n) << 45)
-#define SEG_P (1ULL << 47)
+/* Segment descriptors (SDM vol. 3A, 3.4.5 and 8.2.3) */
 #define SEG_A (1ULL << 40)
-#define SEG_RW (1ULL << 41)
+#define SEG_W (1ULL << 41)
+#define SEG_E (1ULL << 42)
+#define SEG_X (1ULL << 43)
+#define SEG_R (1ULL << 41)
 #define SEG_C (1ULL << 42)
-#define SEG_X SEG_TYPE_CODE
-#define SEG_L (1ULL << 53)
-#define SEG_DB (1ULL << 54)
-#define SEG_G (1ULL << 55)
-#define SEG_BASELO(x) (((uint64_t)(x)&0xffffff) << 16)
-#define SEG_BASEHI(x) ((((uint64_t)(x) >> 24) & 0xff) << 56)
-#define SEG_LIM(x) (((uint64_t)(x)&0xffff) | ((((uint64_t)(x) >> 16) & 0xf) << 48))
+#define SEG_S (1ULL << 44)
+#define SEG_LDT (2ULL << 40)
 #define SEG_TSSA (9ULL << 40)
+#define SEG_TSSB (0xaULL << 40)
+#define SEG_CG (0xcULL << 40)
+#define SEG_IG (0xeULL << 40)
+#define SEG_TG (0xfULL << 40)
+#define SEG_DPL(n) (((uint64_t)(n)&3) << 45)
+#define SEG_P (1ULL << 47)
+#define SEG_L (1ULL << 53)
+#define SEG_D (1ULL << 54)
+#define SEG_G (1ULL << 55)
+#define SEG_LIM(x) (((uint64_t)(x)&0xffff) | ((uint64_t)(x)&0xf0000) << 32)
+/* The low eight bytes of a descriptor's base, and what a 16-byte one has in the high ones. */
+#define SEG_BASELO(x) (((uint64_t)(x)&0xffffff) << 16 | ((uint64_t)(x)&0xff000000) << 32)
+#define SEG_BASEHI(x) ((uint64_t)(x) >> 32)
+#define SEG32(type, base, lim, dpl)                                                   \
+  ((type) | SEG_S | SEG_P | SEG_D | SEG_G | SEG_A | SEG_DPL(dpl) | SEG_BASELO(base) | \
+   SEG_LIM((uint64_t)(lim) >> 12))
+#define SEG64(type, dpl) \
+  ((type) | SEG_S | SEG_P | SEG_G | SEG_L | SEG_A | SEG_DPL(dpl) | SEG_LIM(0xffffffffULL))
+/* Gates (6.14.1) */
+#define SEG_SEL(x) (((uint64_t)(x)&0xffff) << 16)
+#define SEG_TARGETLO(x) (((uint64_t)(x)&0xffff) | ((uint64_t)(x)&0xffff0000) << 32)
+#define SEG_TARGETHI(x) ((uint64_t)(x) >> 32)
 
+#define EFER 0xc0000080
 #define EFER_SCE 0x001
 #define EFER_LME 0x100
 #define EFER_LMA 0x400
 #define EFER_NXE 0x800
 #define EFER_FFXSR 0x4000
 
+#define MSR_FS_BASE 0xc0000100
+#define MSR_GS_BASE 0xc0000101
+
 #define MTRR_CAP 0xfe
+#define MTRR_CAP_VCNT_MASK 0xff
+#define MTRR_CAP_FIX 0x100
+#define MTRR_CAP_WC 0x400
 #define MTRR_DEFTYPE 0x2ff
 #define MTRR_BASE(i) (0x200 + 2 * (i))
+#define MTRR_BASE_UC 0x00
+#define MTRR_BASE_WC 0x01
+#define MTRR_BASE_WT 0x04
+#define MTRR_BASE_WP 0x05
+#define MTRR_BASE_WB 0x06
 #define MTRR_MASK(i) (0x201 + 2 * (i))
+#define MTRR_MASK_FULL PGADDR((1ULL << 36) - 1)
+#define MTRR_MASK_VALID 0x800
+
+#define MSR_DEBUG_CTL 0x1d9
+#define DEBUG_CTL_LBR 0x1
+#define MSR_LBR_FROM_IP 0x1db
+#define MSR_LBR_TO_IP 0x1dc
+#define MSR_LEX_FROM_IP 0x1dd
+#define MSR_LEX_TO_IP 0x1de
 
 #define DR7_L(n) (1UL << (2 * (n)))
 #define DR7_G(n) (2UL << (2 * (n)))
 #define DR7_LE (1UL << 8)
 #define DR7_GE (1UL << 9)
 #define DR7_GD (1UL << 13)
+#define DR7_RW_SHIFT(n) (16 + 4 * (n))
+#define DR7_LEN_SHIFT(n) (18 + 4 * (n))
+#define DR7_RW_EXEC 0
+#define DR7_RW_WRITE 1
+#define DR7_RW_IO 2
+#define DR7_RW_RW 3
+#define DR7_LEN_1 0
+#define DR7_LEN_2 1
+#define DR7_LEN_8 2
+#define DR7_LEN_4 3
 
 #endif

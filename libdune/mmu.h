@@ -33,7 +33,12 @@
 #define CREATE_BIG 2
 #define CREATE_BIG_1GB 3
 
+/* The program's half of the address space. */
 #define VA_START ((void*)0)
 #define VA_END ((void*)0x7ffffffff000)
+
+#ifndef LIBDUNE_DUNE_HPP
+#include "jos.h"
+#endif
 
 #endif

@@ -29,7 +29,6 @@
 
 #include "libdune/address.h"
 #include "libdune/address_space.h"
-#include "libdune/dune.h"
 #include "libdune/dune.hpp"
 #include "libdune/result.h"
 
