@@ -3,13 +3,16 @@
 // tracker.h - which pages were written, read from page-table entries.
 //
 //   auto made = dune::gc::Tracker::create();            // in Dune mode
+//   if (!made) return complain(made.error());
 //   dune::gc::Tracker tracker = std::move(*made);
-//   tracker.watch(heap, heap_bytes);                    // all pages clean from here on
+//   auto watched = tracker.watch(heap, heap_bytes);     // all pages clean from here on
+//   if (!watched) return complain(watched.error());
 //   ...                                                 // the program writes, at full speed
 //   dune::gc::Span spans[64];
 //   for (bool more = true; more;) {
 //     auto got = tracker.harvest(spans);
-//     ...                                               // spans[0 .. got->count)
+//     if (!got) return complain(got.error());
+//     for (size_t i = 0; i < got->count; i++) visit(spans[i]);
 //     more = got->more;
 //   }
 //
@@ -33,12 +36,15 @@
 // Tracker: they call no malloc().  The destructor may run anywhere.
 //
 // Errors are errno values:
-//   EPERM   the thread is not in Dune mode, or by another copy of libdune (dune-run); or the range
-//   is libdune's own memory EINVAL  empty, unaligned or non-canonical range ENOMEM  part of the
-//   range is not mapped; or no memory for bitmaps or page tables EEXIST  watch(): part of it is
-//   watched already, by this Tracker or another ENOENT  unwatch(), pages(): part of it is not
-//   watched by this Tracker EBUSY   create(): the process has an io_uring, whose writes cannot be
-//   followed EBADF   no Tracker: never created, or moved from
+//
+//   EPERM    not in Dune mode, or by another copy of libdune (dune-run)
+//   EPERM    the range is libdune's own memory
+//   EINVAL   empty, unaligned or non-canonical range
+//   ENOMEM   part of the range is not mapped; no memory for bitmaps or page tables
+//   EEXIST   watch(): this Tracker or another watches part of it already
+//   ENOENT   unwatch(), pages(): this Tracker does not watch part of it
+//   EBUSY    create(): the process has an io_uring, whose writes cannot be followed
+//   EBADF    no Tracker: never created, or moved from
 #ifndef DUNE_GC_TRACKER_H
 #define DUNE_GC_TRACKER_H
 

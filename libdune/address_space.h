@@ -3,10 +3,12 @@
 // address_space.h - page-table roots: RAII, safe for threads, TLBs kept right.
 //
 //   auto space = dune::AddressSpace::create();
-//   space->map(Gva(0x10000000), Hva(buffer), size, dune::kUserReadWrite);
-//   space->activate();                   // this thread uses it from here on
+//   if (!space) return complain(space.error());
+//   dune::Gva at(0x10000000);
+//   auto mapped = space->map(at, dune::Hva(buffer), size, dune::kUserReadWrite);
+//   if (mapped) mapped = space->activate();     // this thread uses it from here on
 //   ...
-//   dune::main_space().activate();
+//   if (mapped) mapped = dune::main_space().activate();
 //
 // A new space has the default mapping (each address leads to itself, ring 0 only), which
 // comes as it is touched; map() puts something else in its place, unmap() makes a hole

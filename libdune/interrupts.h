@@ -2,8 +2,9 @@
 //
 // interrupts.h - interrupts between the threads of a process, and a timer per thread.
 //
-//   dune::on_trap(40, handler);            // for all threads
-//   dune::send_interrupt(tid, 40);         // handler runs in ring 0 of thread `tid`
+//   dune::on_trap(40, handler);                     // for all threads
+//   auto sent = dune::send_interrupt(tid, 40);      // handler runs in ring 0 of thread `tid`
+//   if (!sent) return complain(sent.error());       // no such thread
 //
 // A thread that runs in Dune mode is interrupted at once, in ring 0 (when RFLAGS.IF is
 // set) or ring 3; one that is in a system call when the call is over.  A vector that is

@@ -2,11 +2,13 @@
 //
 // rings.h - untrusted code in ring 3 of the same process.
 //
-//   dune::on_syscall(handler);           // ring 3's `syscall` comes here, in ring 0
+//   dune::on_syscall([](dune_tf& frame, void*) {     // ring 3's `syscall`, in ring 0
+//     if (frame.rax == 60) dune::leave_ring3(42);
+//     dune::pass_syscall(frame);
+//   });
 //   dune_tf frame = dune::ring3_frame(entry, stack_top);
-//   long result = dune::enter_ring3(frame);
-//   ...
-//   void handler(dune_tf& frame, void*) { ... dune::leave_ring3(42); }   // result == 42
+//   auto result = dune::enter_ring3(frame);           // *result == 42
+//   if (!result) return complain(result.error());
 //
 // Ring 3 reaches only pages with kPteUser (AddressSpace).  Its system calls, traps and
 // exceptions run the process's handlers in ring 0, on a stack of ring 0, with ring 0's FS

@@ -128,6 +128,13 @@ $(B)/test/unit: $(UNIT) $(B)/libdune.a
 	@echo "  LD  $@"; $(CXX) -g $(SANITIZE) -o $@ $^ $($@.libs) $(unit.libs) $(libdune.libs) -lCatch2WithMain -pthread
 endif
 
+# The examples at the head of these files; `...` is whatever a program does there.
+EXAMPLES := libdune/dune.hpp libdune/address_space.h libdune/rings.h libdune/interrupts.h gc/tracker.h
+$(B)/obj-san/test/unit/examples_test.cc.o: $(EXAMPLES:%=$(B)/examples/%.inc)
+$(B)/examples/%.inc: % test/mk/user.mk
+	@mkdir -p $(@D)
+	@awk '/^\/\/   /{ sub(/^\/\/   /, ""); sub(/\.\.\./, ";"); print; seen = 1; next } seen { exit } END { exit !seen }' $< > $@
+
 FUZZERS := $(wildcard test/fuzz/*.cc)
 tests: $(FUZZERS:test/fuzz/%.cc=$(B)/test/%)
 $(FUZZERS:test/fuzz/%.cc=$(B)/test/%): $(B)/test/%: $(B)/obj-san/test/fuzz/%.cc.o $(UNIT_HELPERS) $(B)/libdune.a
