@@ -7,6 +7,9 @@
 
 #include "libdune/offsets.h"
 
+/* Assembly. */
+/* clang-format off */
+
 /* A label for the other files, also a place that host_signal.cc knows. */
 .macro HIDDEN name
 	.globl	\name

@@ -152,6 +152,12 @@ static int mark_cow(const void* arg, ptent_t* ptep, void* va) {
   return 0;
 }
 
+static int count_cow(const void* arg, ptent_t* ptep, void* va) {
+  (void)va;
+  if (*ptep & PTE_COW) ++*(int*)(uintptr_t)arg;
+  return 0;
+}
+
 static void cow_handler(uintptr_t addr, uint64_t fec, struct dune_tf* tf) {
   (void)tf;
   faults++;
@@ -161,7 +167,7 @@ static void cow_handler(uintptr_t addr, uint64_t fec, struct dune_tf* tf) {
 static int clone_cow(void) {
   char* mem = MAP_ADDR + (2 << 20);
   ptent_t* copy;
-  int bad;
+  int bad, marked = 0, all = 0;
 
   faults = 0;
   dune_register_pgflt_handler(cow_handler);
@@ -169,6 +175,9 @@ static int clone_cow(void) {
   mem[0] = 1;
   copy = dune_vm_clone(pgroot);
   if (!copy || dune_vm_page_walk(copy, mem, mem + 2 * PGSIZE - 1, mark_cow, NULL)) return 1;
+  if (dune_vm_page_walk(copy, VA_START, VA_END, count_cow, &marked)) return 1;
+  if (dune_vm_page_walk(copy, VA_START, (void*)-1, count_cow, &all)) return 1;
+  if (marked != 2 || all != 2) return 1;
   load_cr3((unsigned long)copy | CR3_NOFLUSH | 1);
   bad = mem[0] != 1;
   mem[0] = 2;
@@ -230,6 +239,25 @@ static int map_phys_and_pages(void) {
   return bad;
 }
 
+static int fpu_and_tlb(void) {
+  static struct fpu_area area;
+  unsigned int eax = 7, ebx, ecx = 0, edx, mxcsr = 0x9fc0; /* flush to zero, denormals are zero */
+  volatile double third = 1.0;
+
+  dune_fpu_init(&area);
+  area.xsave.header.xstate_bv = 3; /* x87 and SSE as in the area */
+  area.xsave.fxsave.xmm_regs[4 * 7] = 0x12345678;
+  __asm__ volatile("ldmxcsr %0" : : "m"(mxcsr));
+  dune_fpu_load(&area);
+  dune_fpu_save_safe(&area);
+  if (area.xsave.fxsave.mxcsr != 0x1f80 || area.xsave.fxsave.xmm_regs[4 * 7] != 0x12345678)
+    return 1;
+  __asm__ volatile("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
+  if (ebx & 1 << 10) __invpcid(0, (unsigned long)&area);
+  dune_flush_tlb();
+  return (third /= 3) > 0.4;
+}
+
 static int loads, sections, maps;
 
 static int count_ph(struct dune_elf* elf, Elf64_Phdr* phdr) {
@@ -269,6 +297,7 @@ const struct old_style_test old_style_tests[] = {
     {"clone_cow", clone_cow},
     {"root_per_thread", root_per_thread},
     {"map_phys_and_pages", map_phys_and_pages},
+    {"fpu_and_tlb", fpu_and_tlb},
     {"elf_and_maps", elf_and_maps},
     {NULL, NULL},
 };
