@@ -2,6 +2,10 @@
  *
  * elf.h - reads and loads ELF64 files; on libelf.
  */
+#if defined(LIBDUNE_ELF_H) && !defined(_ELF_H)
+/* With -I libdune, #include_next comes by here once more. */
+#include_next <elf.h>
+#endif
 #ifndef LIBDUNE_ELF_H
 #define LIBDUNE_ELF_H
 
