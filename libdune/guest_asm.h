@@ -2,6 +2,7 @@
  *
  * guest_asm.h - what the assembly files of the guest have in common.
  */
+/* clang-format off */
 #ifndef LIBDUNE_GUEST_ASM_H
 #define LIBDUNE_GUEST_ASM_H
 

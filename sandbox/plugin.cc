@@ -109,7 +109,7 @@ struct Plugin::State {
       : common(std::move(c)), process(std::move(p)), task(*process) {}
 
   void fail(const Ended& ended, CallError& error);
-  static Result<std::unique_ptr<PluginProcess>> make(std::shared_ptr<Common> common,
+  static Result<std::unique_ptr<PluginProcess>> make(const std::shared_ptr<Common>& common,
                                                      std::unique_ptr<Memory> memory,
                                                      std::string& why);
 };
@@ -188,7 +188,7 @@ Policy Plugin::quiet_policy() {
   return policy;
 }
 
-Result<std::unique_ptr<PluginProcess>> Plugin::State::make(std::shared_ptr<Common> common,
+Result<std::unique_ptr<PluginProcess>> Plugin::State::make(const std::shared_ptr<Common>& common,
                                                            std::unique_ptr<Memory> memory,
                                                            std::string& why) {
   const PluginOptions& o = common->options;
