@@ -64,9 +64,10 @@ bool own_memory(Hva start, uint64_t bytes);
 
 // Goes to a space that is alive; inline, and the rare ways are not, because it is what a call
 // into ring 3 does twice (tlb.cc says why it is correct).
-[[gnu::visibility("hidden")]] Result<void> reap_left(uint32_t before);
-[[gnu::visibility("hidden")]] Result<void> flush_and_go(Thread& thread, uint32_t index,
-                                                        uint64_t gen, uint32_t before);
+[[gnu::noinline, gnu::visibility("hidden")]] Result<void> reap_left(uint32_t before);
+[[gnu::noinline, gnu::visibility("hidden")]] Result<void> flush_and_go(Thread& thread,
+                                                                       uint32_t index, uint64_t gen,
+                                                                       uint32_t before);
 inline Result<void> switch_to(Thread& thread, const Space& s, uint32_t index) {
   const uint32_t before = __atomic_exchange_n(&thread.active_space, index, __ATOMIC_SEQ_CST);
   const uint64_t gen = __atomic_load_n(&s.tlb_gen, __ATOMIC_SEQ_CST);
