@@ -83,6 +83,7 @@ static void take_from_user(struct dune_vcpu *vcpu)
 	 */
 	if (set & DUNE_SET_RIP) {
 		dune_vectors_keep(vcpu);
+		vcpu->vmx.pkru = 0;
 		vcpu->dirty &= ~(DUNE_DIRTY_EVENT | DUNE_DIRTY_BAD_RIP);
 		vcpu->dirty |= DUNE_DIRTY_PLACE;
 		if (!dune_canonical(vcpu->rip))

@@ -65,6 +65,7 @@ struct dune_vmx {
 	u64 host_rsp, host_cr3, host_cr4;
 	u64 cr2;		/* the guest's; no field of the VMCS */
 	u64 fs_base, gs_base;	/* the thread's: the same in guest and user mode */
+	u32 pkru;		/* the guest's, if it forbids key 0; else 0, it is the thread's */
 	struct desc_ptr host_gdt;	/* of vmx->cpu */
 	struct dune_special special;
 };

@@ -19,6 +19,7 @@
 #include <asm/desc.h>
 #include <asm/fsgsbase.h>
 #include <asm/msr.h>
+#include <asm/pkru.h>
 #include <asm/trapnr.h>
 #include <asm/vmx.h>
 #ifdef CONFIG_X86_MCE
@@ -286,6 +287,30 @@ static __always_inline void restore_host(struct dune_vmx *vmx)
 }
 
 /*
+ * PKRU is the thread's: guest and user mode share it, as they do the bases.  But ring 3
+ * of the guest may forbid itself, and so user mode, the memory with key 0: stacks, code,
+ * what signals are delivered on.  Then that key alone is open while the guest is out.
+ */
+#define PKRU_KEY_0	3U
+
+static __always_inline void load_pkru(const struct dune_vmx *vmx)
+{
+	if (unlikely(vmx->pkru))
+		write_pkru(vmx->pkru);
+}
+
+static __always_inline void take_pkru(struct dune_vmx *vmx)
+{
+	u32 pkru = read_pkru();
+
+	vmx->pkru = 0;
+	if (unlikely(pkru & PKRU_KEY_0)) {
+		vmx->pkru = pkru;
+		write_pkru(pkru & ~PKRU_KEY_0);
+	}
+}
+
+/*
  * As guest_state_enter_irqoff() and its counterpart, but without reporting an RCU
  * quiescent state: that costs more than the trip, and one comes with the return to
  * user mode or with RUN's cond_resched().
@@ -387,8 +412,11 @@ static __always_inline int run_current(struct dune_vcpu *vcpu, int cpu, bool mov
 	err = sync_tlb(vcpu, cpu, moved);
 	if (unlikely(READ_ONCE(vcpu->vectors.any)) && !err)
 		err = dune_vectors_load(vcpu);
-	if (likely(!err))
+	if (likely(!err)) {
+		load_pkru(vmx);
 		err = guest_trip(vcpu);
+		take_pkru(vmx);
+	}
 	cpumask_clear_cpu(cpu, &vcpu->vm->in_guest);
 	restore_host(vmx);
 	if (unlikely(special))

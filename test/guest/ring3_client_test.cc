@@ -65,6 +65,14 @@ PIECE(c3_wrpkru,
       "mov $-1, %eax; xor %ecx, %ecx; xor %edx, %edx; wrpkru; mov $39, %eax; syscall;"
       "xor %ecx, %ecx; rdpkru; mov %rax, %rdi; mov $60, %eax; syscall; ud2")
 
+// Forbids itself all memory, computes for a while, and tells what PKRU it has then.
+PIECE(c3_wrpkru_spin,
+      "mov $-1, %eax; xor %ecx, %ecx; xor %edx, %edx; wrpkru; mov $2000000, %esi; 1: dec %esi;"
+      "jnz 1b; rdpkru; mov %rax, %rdi; mov $60, %eax; syscall; ud2")
+// Does so before system calls without end.
+PIECE(c3_wrpkru_calls,
+      "1: mov $-1, %eax; xor %ecx, %ecx; xor %edx, %edx; wrpkru; mov $39, %eax; syscall; jmp 1b")
+
 struct Seen {
   int syscalls, traps;
   uint8_t vector;
@@ -509,4 +517,38 @@ TEST_CASE("a handler reads ring 3's memory whatever PKRU ring 3 has set", "[ring
   *reinterpret_cast<uint64_t*>(stack) = 1;
   CHECK(*enter_ring3(frame_of(), reader) == 0xffffffff);  // its own, again
   CHECK(seen.traps == 0);
+}
+
+// User mode has the thread's PKRU too, and could not even take a signal with that.
+TEST_CASE("signals and faults reach a thread whose ring 3 forbids all memory", "[ring3][hostile]") {
+  if (!has(4)) {
+    WARN("this machine has no protection keys");
+    return;
+  }
+  InRing0 ring0;
+  signal(SIGALRM, on_alarm);
+  static int told;
+  told = 0;
+  alarms = 0;
+  const Ring3Client patient = {[](dune_tf& tf, void*) {
+                                 if (tf.rax == 60) leave_ring3(static_cast<long>(tf.rdi));
+                                 // Memory that the guest has not seen yet.
+                                 static volatile char fresh[1 << 20];
+                                 fresh[(told * 4096 + alarms) % sizeof(fresh)] = 1;
+                                 if (told >= 20) leave_ring3(0);
+                               },
+                               [](uint8_t v, uint64_t, Gva, dune_tf&, void*) {
+                                 if (v == kSignalVector) told++;
+                               },
+                               &seen};
+  PUT(c3_wrpkru_spin);
+  set_alarm(2000, 2000);
+  CHECK(*enter_ring3(frame_of(), patient) == 0xffffffff);
+  CHECK(alarms > 2);
+  CHECK(told > 2);
+  told = 0;
+  PUT(c3_wrpkru_calls);
+  CHECK(*enter_ring3(frame_of(), patient) == 0);
+  set_alarm(0);
+  signal(SIGALRM, SIG_DFL);
 }
