@@ -270,22 +270,13 @@ HIDDEN call_handler_at_rsp
 HIDDEN call_handler
 	mov	%rax, %rsp
 	mov	%rax, %rbx
-	mov	(%rbx), %rcx
-	cmpl	$0, THREAD_HAS_KEPT(%rcx)
-	je	2f
-	mov	$HC_SIGNAL, %rcx
-	vmcall				/* a signal was kept: here it can be delivered */
-2:	testl	$RFLAGS_IF, FRAME_RFLAGS(%rbx)
-	jz	3f
-	sti
-3:	mov	dune_xsave_bytes(%rip), %ecx
+	mov	dune_xsave_bytes(%rip), %ecx
 	test	%ecx, %ecx
 	jz	1f
 	SAVE_VECTORS
 	cmpb	$0, dune_has_pkru(%rip)
 	jne	ring0_pkru
-4:	mov	%rbx, %rdi
-	call	dune_trap_handler
+4:	call	run_handler
 	mov	$-1, %eax
 	mov	$-1, %edx
 	xrstor64 (%rsp)
@@ -296,11 +287,26 @@ HIDDEN call_handler
 	fxsave64 (%rsp)
 	fninit
 	ldmxcsr	dune_default_mxcsr(%rip)
-	mov	%rbx, %rdi
-	call	dune_trap_handler
+	call	run_handler
 	fxrstor64 (%rsp)
 	mov	%rbx, %rsp
 	jmp	return_from_trap
+
+	/*
+	 * rbx = the frame.  Ring 3's PKRU is saved by now: a signal that was kept can be
+	 * delivered without losing it.
+	 */
+run_handler:
+	mov	(%rbx), %rcx
+	cmpl	$0, THREAD_HAS_KEPT(%rcx)
+	je	2f
+	mov	$HC_SIGNAL, %rcx
+	vmcall
+2:	testl	$RFLAGS_IF, FRAME_RFLAGS(%rbx)
+	jz	3f
+	sti
+3:	mov	%rbx, %rdi
+	jmp	dune_trap_handler
 
 	/* Ring 3's may forbid the pages that a handler has to read. */
 ring0_pkru:
