@@ -78,7 +78,9 @@ Result<Ring3End> call_ring3(Ring3Call& call, const Ring3Client& client, const Ad
 void leave_ring3(long value) {
   RingBlock& b = block();
   if (b.context == &b.root) {
-    Line().text("leave_ring3() outside enter_ring3()");
+    Line()
+        .text("leave_ring3() outside enter_ring3(), called at ")
+        .hex(reinterpret_cast<uint64_t>(__builtin_return_address(0)));
     for (;;) sys::call(__NR_exit_group, 1);
   }
   if (b.context->call) {
