@@ -11,7 +11,7 @@
 
 namespace dune::sandbox {
 
-Result<std::unique_ptr<Family>> Family::create(unsigned tasks) {
+Result<std::unique_ptr<Family>> Family::create(unsigned tasks, uint64_t pages) {
   std::unique_ptr<Family> family(new (std::nothrow) Family);
   if (!family) return Error{ENOMEM};
   void* memory =
@@ -19,6 +19,7 @@ Result<std::unique_ptr<Family>> Family::create(unsigned tasks) {
   if (memory == MAP_FAILED) return Error{ENOMEM};
   family->shared_ = new (memory) Shared();
   family->shared_->most = std::min(tasks, kMost);
+  family->shared_->most_pages = pages;
   family->locks_ = HostFd(memfd_create("dune-sandbox", MFD_CLOEXEC));
   if (!family->locks_.ok()) return Error{errno, "no memfd_create(2)"};
   return family;
@@ -54,6 +55,7 @@ bool Family::alive(const Slot& slot) const {
 bool Family::collect(Slot& slot, pid_t pid) {
   if (!slot.pid.compare_exchange_strong(pid, 0)) return false;
   shared_->tasks -= slot.tasks.exchange(0);
+  shared_->pages -= slot.pages.exchange(0);
   slot.taken = 0;
   return true;
 }
@@ -75,7 +77,28 @@ int Family::take_slot() {
   return -1;
 }
 
-void Family::drop_slot(int slot) { shared_->slots[slot].taken = 0; }
+void Family::drop_slot(int slot) {
+  give_pages(slot, shared_->slots[slot].pages);
+  shared_->slots[slot].taken = 0;
+}
+
+bool Family::take_pages(int slot, uint64_t pages) {
+  if (shared_->pages.fetch_add(pages) + pages > shared_->most_pages) {
+    shared_->pages -= pages;
+    return false;
+  }
+  shared_->slots[slot].pages += pages;
+  return true;
+}
+
+void Family::give_pages(int slot, uint64_t pages) {
+  std::atomic<uint64_t>& mine = shared_->slots[slot].pages;
+  uint64_t now = mine, given;
+  do {
+    given = std::min(pages, now);
+  } while (!mine.compare_exchange_weak(now, now - given));
+  shared_->pages -= given;
+}
 
 bool Family::enter(int slot) {
   struct flock lock = {};

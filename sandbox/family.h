@@ -25,7 +25,8 @@ class Family {
   static constexpr unsigned kMost = 1024;
 
   // tasks: how many threads there may be, of all processes together; at most kMost.
-  static Result<std::unique_ptr<Family>> create(unsigned tasks);
+  // pages: how many pages of memory.
+  static Result<std::unique_ptr<Family>> create(unsigned tasks, uint64_t pages);
   ~Family();
   Family(const Family&) = delete;
   Family& operator=(const Family&) = delete;
@@ -43,6 +44,9 @@ class Family {
   void leave(int slot);
   void task_added(int slot) { shared_->slots[slot].tasks++; }
   void task_ended(int slot);
+  // Pages of a member.  They go with it, however it ends.
+  bool take_pages(int slot, uint64_t pages);
+  void give_pages(int slot, uint64_t pages);
   // A process has been waited for.
   void reaped(pid_t pid);
 
@@ -60,10 +64,13 @@ class Family {
     std::atomic<uint32_t> taken;
     std::atomic<pid_t> pid;
     std::atomic<uint32_t> tasks;
+    std::atomic<uint64_t> pages;
   };
   struct Shared {
     std::atomic<uint32_t> tasks;
     uint32_t most;
+    std::atomic<uint64_t> pages;
+    uint64_t most_pages;
     Counts counts;
     Slot slots[kMost];
   };

@@ -69,6 +69,7 @@ Error Guest::run(Image image, void (*started)(void*), void* context) {
   tasks_.insert(&task);
   reset_signals();
   set_host_mask(task);
+  own_memory().set_budget(this);
   auto start = load(image);
   if (!start) return start.error();
   started(context);

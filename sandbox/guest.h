@@ -62,7 +62,7 @@ struct GuestTask : Task {
   bool trapped = false;        // by the policy; `info` says SIGSYS
 };
 
-class Guest final : public Process {
+class Guest final : public Process, private PageBudget {
  public:
   struct Setup {
     Options process;
@@ -100,6 +100,8 @@ class Guest final : public Process {
   bool own_trap(Task& task, const Ended& how, dune_tf& frame) override;
 
  private:
+  bool take() override { return family_.take_pages(slot_, 1); }
+  void give(uint64_t pages) override { family_.give_pages(slot_, pages); }
   static GuestTask& current() { return *static_cast<GuestTask*>(Task::current()); }
   [[noreturn]] void exit_group(int status);
   long exit_thread(GuestTask& task, int status);

@@ -70,8 +70,9 @@ long Guest::fork(GuestTask& task, uint64_t flags, uint64_t stack, uint64_t paren
     own_memory().hold();
     Store::instance().lock();
     calls().before_fork();
-    pid = ::fork();
-    if (pid < 0) pid = -errno;
+    // All of them may become copies.
+    pid = family_.take_pages(slot, own_memory().pages()) ? ::fork() : -ENOMEM;
+    if (pid == -1) pid = -errno;
     calls().after_fork(pid == 0);
     Store::instance().unlock();
     own_memory().release();

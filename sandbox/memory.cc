@@ -82,6 +82,7 @@ void Memory::clear() {
   own_blocks_.clear();
   areas_.clear();
   from_.reset();
+  if (budget_) budget_->give(own_pages_);
   own_pages_ = 0;
   break_start_ = break_ = 0;
   areas_changed_ = false;
@@ -167,8 +168,13 @@ Result<Store::Page> Memory::obtain(const Area& area, uint64_t start, uint64_t at
   if ((own_pages_ + 1 + (from_ ? from_->pages_ : 0)) * kPage > limit_)
     return Error{ENOMEM, "the sandbox's memory limit"};
 
+  if (budget_ && !budget_->take()) return Error{ENOMEM, "the memory limit of all processes"};
+
   auto made = page ? store.copy(store.data(page)) : fresh(area, start, at);
-  if (!made) return made;
+  if (!made) {
+    if (budget_) budget_->give(1);
+    return made;
+  }
   if (b.pages[i]) store.put(b.pages[i]);
   b.pages[i] = *made;
   if (!std::any_of(b.own, b.own + 8, [](uint64_t w) { return w != 0; }))
@@ -279,7 +285,10 @@ void Memory::drop_pages(uint64_t start, uint64_t end) {
       if (!b->pages[i]) continue;
       Store::instance().put(b->pages[i]);
       b->pages[i] = 0;
-      if (bit(b->own, i)) own_pages_--;
+      if (bit(b->own, i)) {
+        own_pages_--;
+        if (budget_) budget_->give(1);
+      }
       clear_bit(b->own, i);
       clear_bit(b->written, i);
     }

@@ -126,6 +126,14 @@ class Snapshot {
   uint64_t pages_ = 0;
 };
 
+// A limit that several Memories share.
+class PageBudget {
+ public:
+  virtual ~PageBudget() = default;
+  virtual bool take() = 0;  // one more page
+  virtual void give(uint64_t pages) = 0;
+};
+
 class Memory final : public UserMemory {
  public:
   // limit: bytes of pages, its own and those of the snapshot together.
@@ -175,6 +183,8 @@ class Memory final : public UserMemory {
   uint64_t pages() const { return own_pages_; }
   uint64_t limit() const { return limit_; }
   void set_limit(uint64_t bytes) { limit_ = bytes; }
+  // Asked for each page from now on; outlives this.  Precondition: there is no snapshot.
+  void set_budget(PageBudget* budget) { budget_ = budget; }
   // Bytes mapped, as ulimit -v counts.
   uint64_t mapped_bytes() const;
   // Of the shared mapping at `at`, or null.
@@ -222,6 +232,7 @@ class Memory final : public UserMemory {
   std::shared_ptr<const Snapshot> from_;
   std::atomic<uint64_t> own_pages_{0};
   uint64_t limit_;
+  PageBudget* budget_ = nullptr;
 };
 
 }  // namespace dune::sandbox

@@ -334,7 +334,7 @@ Result<Ending> run_program(const ProgramOptions& options, std::string& why) {
     auto files = std::make_shared<Files>();
     auto built = build_files(options, *files, why);
     if (!built) return built.error();
-    auto family = Family::create(kMostTasks);
+    auto family = Family::create(kMostTasks, (options.memory ? options.memory : kNoLimit) / kPage);
     if (!family) return family.error();
     auto ending = Supervisor(options, **family).run({options, std::move(files), **family}, why);
     if (options.stats && ending) print_stats((*family)->counts());

@@ -68,7 +68,7 @@ struct ProgramOptions {
   Network network = Network::kHost;
   std::vector<Endpoint> connect;
 
-  uint64_t memory = 0;       // bytes, all processes together; 0: no limit
+  uint64_t memory = 0;       // bytes, all processes together, a copy by fork in full; 0: no limit
   uint64_t nanoseconds = 0;  // of wall-clock time, then all of it is killed; 0: no limit
 
   bool die_with_parent = false;  // SIGKILL when the caller's parent ends

@@ -135,7 +135,7 @@ constexpr Foreign kForeign[] = {
     {"--share-net", "leave it out: the network is shared unless --unshare-net is given"},
     {"--dev-bind", "say --dev DST for devices, --bind SRC DST for files"},
     {"--remount-ro", "say --ro-bind instead of --bind"},
-    {"--as-pid-1", "leave it out: the first process is always 1"},
+    {"--as-pid-1", "leave it out: what the first process leaves behind is killed"},
 };
 
 class Reader {
