@@ -72,6 +72,7 @@ class PluginProcess final : public Process {
   uint64_t stack = 0;  // where the next call's begins
 
   bool own_call(Task& task, dune_tf& frame) override {
+    if (frame.rax < kMaxCall) return false;
     if (frame.rax == PLUGIN_READY && loading) {
       if (!memory().read(frame.rdi, &common_->table, sizeof(common_->table))) return false;
       ready = true;

@@ -131,8 +131,10 @@ void Process::from_syscall(dune_tf& frame, void* context) {
     const uint64_t number = frame.rax;
     frame.rax = static_cast<uint64_t>(
         number < kMaxCall ? self.calls_->run(static_cast<unsigned>(number), args) : -ENOSYS);
-    task.scratch.clear();
-    task.scratch_bytes = 0;
+    if (!task.scratch.empty()) {
+      task.scratch.clear();
+      task.scratch_bytes = 0;
+    }
     self.after_call(task, number, frame);
   }
   if (expired(task)) {
