@@ -12,7 +12,7 @@
 #include <vector>
 
 using namespace front;
-using dune::sandbox::Mount;
+using dune::sandbox::MountRequest;
 
 namespace {
 
@@ -25,9 +25,10 @@ void check(const Settings& settings) {
   const auto& program = settings.program;
   if (settings.task == Settings::Task::kRun && (program.argv.empty() || program.argv[0].empty()))
     broken("nothing to run", "");
-  for (const Mount& mount : program.mounts) {
+  for (const MountRequest& mount : program.mounts) {
     if (!mount.destination.starts_with('/')) broken("destination", mount.destination);
-    const bool has_source = mount.kind == Mount::Kind::kBind || mount.kind == Mount::Kind::kSymlink;
+    const bool has_source =
+        mount.kind == MountRequest::Kind::kBind || mount.kind == MountRequest::Kind::kSymlink;
     if (has_source == mount.source.empty()) broken("source", mount.source);
   }
   if (!program.directory.empty() && program.directory[0] != '/')
