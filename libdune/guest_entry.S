@@ -22,9 +22,7 @@
 dune_guest_syscall:
 	verr	ring3_mark(%rip)	/* ring_block.h */
 	jz	syscall_of_ring3
-	cmp	$511, %eax
-	ja	1f
-	bt	%eax, dune_special_calls(%rip)
+	bt	%ax, dune_special_calls(%rip)	/* a signed index: 4 KiB to either side */
 	jc	2f
 1:	vmcall
 2:	cmp	$NR_CLOSE, %eax
@@ -60,13 +58,16 @@ ring3_mark:
 /*
  * One bit per number: close, rt_sigaction, rt_sigreturn, dup2, clone, fork, vfork, execve,
  * exit, sigaltstack, dup3, execveat, clone3, close_range.  kernel_writes.cc adds others
- * while it needs them.
+ * while it needs them.  Only 16 bits of the number are looked at; what has the same ones by
+ * chance goes the long way and gets Linux's answer there.
  */
 index = 0
+	.zero	4096
 	.globl dune_special_calls
 	.hidden dune_special_calls
 dune_special_calls:
 	SPECIAL	3, 13, 15, 33, 56, 57, 58, 59, 60, 131, 292, 322, 435, 436
 	.size dune_special_calls, . - dune_special_calls
+	.zero	4096 - 64
 
 	.section .note.GNU-stack, "", @progbits
