@@ -295,14 +295,17 @@ static __always_inline void restore_host(struct dune_vmx *vmx)
 
 static __always_inline void load_pkru(const struct dune_vmx *vmx)
 {
-	if (unlikely(vmx->pkru))
+	if (cpu_feature_enabled(X86_FEATURE_OSPKE) && unlikely(vmx->pkru))
 		write_pkru(vmx->pkru);
 }
 
 static __always_inline void take_pkru(struct dune_vmx *vmx)
 {
-	u32 pkru = read_pkru();
+	u32 pkru;
 
+	if (!cpu_feature_enabled(X86_FEATURE_OSPKE))
+		return;
+	pkru = read_pkru();
 	vmx->pkru = 0;
 	if (unlikely(pkru & PKRU_KEY_0)) {
 		vmx->pkru = pkru;
