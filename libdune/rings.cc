@@ -65,16 +65,6 @@ Result<Ring3End> call_ring3(Ring3Call& call, const Ring3Client& client) {
                                                                   : Ring3End::kLeft;
 }
 
-Result<Ring3End> call_ring3(Ring3Call& call, const Ring3Client& client, const AddressSpace& space) {
-  if (!in_dune()) return Error{EPERM, "the thread is not in Dune mode"};
-  if (!canonical(call.rip) || !canonical(call.fs) || !canonical(call.gs))
-    return Error{EINVAL, "an address that is not canonical"};
-  if (!space.valid()) return Error{EBADF, "no address space, or freed"};
-  return call_ring3_in(*Thread::current(), call, client, SpaceAccess::index(space))
-             ? Ring3End::kReturned
-             : Ring3End::kLeft;
-}
-
 void leave_ring3(long value) {
   RingBlock& b = block();
   if (b.context == &b.root) {

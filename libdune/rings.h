@@ -30,7 +30,6 @@
 #include <cstdint>
 
 #include "libdune/address.h"
-#include "libdune/address_space.h"
 #include "libdune/dune.hpp"
 #include "libdune/result.h"
 
@@ -83,7 +82,7 @@ struct Ring3Call {
   uint64_t r10;
   uint64_t rip;
   uint64_t rsp;
-  uint64_t fs, gs;   // bases, in and out; in only with an AddressSpace
+  uint64_t fs, gs;   // out: ring 3's bases
   uint32_t vectors;  // how many of xmm[] are loaded (low halves), at most 8; also al
   double xmm[8];
   uint64_t rax, rdx;  // out: the result,
@@ -97,10 +96,6 @@ enum class Ring3End : uint8_t {
 // As enter_ring3() with a client, about 130 instructions for a function that only returns.
 // EINVAL: rip not canonical.
 Result<Ring3End> call_ring3(Ring3Call& call, const Ring3Client& client);
-
-// The same in `space` and with the bases of the call; afterwards the caller's space is active
-// again, and the thread's bases are the call's.  EBADF: no such space.
-Result<Ring3End> call_ring3(Ring3Call& call, const Ring3Client& client, const AddressSpace& space);
 
 // Ring 3's system calls: number in rax, arguments in rdi, rsi, rdx, rcx (r10's value), r8,
 // r9; the result goes to rax.  One handler for the process; null removes: then a system

@@ -238,6 +238,7 @@ long Memory::mprotect(uint64_t at, uint64_t bytes, int protection) {
   if (!bytes) return 0;
   if (bytes > kHighBytes) return -ENOMEM;
   const uint64_t end = at + round_up(bytes);
+  if (end < at) return -ENOMEM;
   std::lock_guard locked(mutex_);
   if (areas_.size() >= kMaxAreas || !covered(at, end)) return -ENOMEM;
   split_at(at);
@@ -334,6 +335,7 @@ long Memory::madvise(uint64_t at, uint64_t bytes, int advice) {
   if (at & (kPage - 1)) return -EINVAL;
   if (bytes > kHighBytes) return -ENOMEM;
   const uint64_t end = at + round_up(bytes);
+  if (end < at) return -ENOMEM;
   switch (advice) {
     case MADV_DONTNEED:
     case MADV_FREE: break;
@@ -366,7 +368,8 @@ long Memory::madvise(uint64_t at, uint64_t bytes, int advice) {
 
 long Memory::brk(uint64_t to) {
   std::lock_guard locked(mutex_);
-  if (to < break_start_ || !break_start_) return static_cast<long>(break_);
+  if (to < break_start_ || !break_start_ || to > Windows::get()->high.end)
+    return static_cast<long>(break_);
   const uint64_t old_end = round_up(break_);
   const uint64_t end = round_up(to);
   if (end > old_end) {

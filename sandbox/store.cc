@@ -82,6 +82,5 @@ void Store::put(Page page) {
   in_use_--;
 }
 
-bool Store::shared(Page page) const { return __atomic_load_n(&refs_[page], __ATOMIC_ACQUIRE) > 1; }
 
 }  // namespace dune::sandbox

@@ -36,7 +36,6 @@ class Store {
   // Precondition of all below: the caller has a reference.
   void get(Page page);
   void put(Page page);
-  bool shared(Page page) const;
   char* data(Page page) const { return base_ + size_t{page} * kPage; }
 
   size_t in_use() const { return in_use_; }

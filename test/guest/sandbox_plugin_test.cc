@@ -202,6 +202,12 @@ TEST_CASE("plugin: system calls are refused unless the policy has them") {
   CHECK(*ask(0x40000000 + 39, 0, 0, 0, 0, 0, 0) == -ENOSYS);
   CHECK(*ask(-1, 0, 0, 0, 0, 0, 0) == -ENOSYS);
   CHECK(*ask(39, 0, 0, 0, 0, 0, 0) == getpid());
+  // Ends that wrap: nothing is taken away.
+  const long end = *ask(12, 0, 0, 0, 0, 0, 0);
+  CHECK(*ask(12, -1, 0, 0, 0, 0, 0) == end);
+  CHECK(*ask(10, -4096, 8192, 3, 0, 0, 0) == -ENOMEM);
+  CHECK(*ask(28, -4096, 8192, 4, 0, 0, 0) == -ENOMEM);
+  CHECK(*p.function<int(int, int)>("divide")(42, 6) == 7);
 
   auto deadly = std::make_shared<Policy>(Plugin::quiet_policy());
   deadly->add(101, {{}, {Action::kKillProcess, 0}});
