@@ -11,18 +11,32 @@ _GUEST = TOP / "test" / "guest"
 _CASES = TOP / "test" / "differential" / "cases"
 
 
-def write_list(file):
+EVERY, ONCE, LONG = "every", "once", "long"
+
+
+def write_list(file, wanted):
     """Writes a list for `run --list`; returns the number of tests.
 
-    Tags of a Catch2 case: [120s] is its time limit, [smp] means two CPUs.
+    Tags of a Catch2 case: [120s] is its time limit, [smp] means two CPUs.  [once]: its answer is the
+    same in each machine of a kernel; [long]: only `make check-full` has the time.  A command says
+    `NAME: once ...` or `NAME: long ...`.  `wanted` is asked with a test's kind and CPUs.
     """
     lines = _catch_cases() + _comparisons()
     commands = _GUEST / "commands.list"
     if commands.exists():
         lines += commands.read_text(encoding="utf-8").splitlines()
-    file.write("\n".join(lines) + "\n")
+    tests = 0
+    for line in lines:
+        if line.strip() and not line.startswith(("#", "@")):
+            words = shlex.split(line)
+            kind = words.pop(1) if words[1] in (ONCE, LONG) else EVERY
+            if not wanted(kind, 2 if "cpus=2" in words[1:3] else 1):
+                continue
+            line = shlex.join(words)
+            tests += 1
+        file.write(line + "\n")
     file.flush()
-    return sum(bool(line.strip()) and not line.startswith(("#", "@")) for line in lines)
+    return tests
 
 
 def _catch_cases():
@@ -30,6 +44,7 @@ def _catch_cases():
     if not program.is_file():
         return []
     smp = set(_names(program, "[smp]"))
+    kinds = {name: kind for kind in (ONCE, LONG) for name in _names(program, f"[{kind}]")}
     limits = {}
     tags = subprocess.run([program, "--list-tags"], capture_output=True, text=True, check=False).stdout
     for seconds in re.findall(r"\[(\d+)s\]", tags):
@@ -37,6 +52,8 @@ def _catch_cases():
     lines = []
     for name in _names(program):
         words = [f"{name}:"]
+        if name in kinds:
+            words.append(kinds[name])
         if name in limits:
             words.append(f"timeout={limits[name]}")
         if name in smp:
