@@ -15,7 +15,6 @@
 /* Irqs off; current is the owner.  Loads its FPU registers if need be. */
 static __always_inline enum dune_step dune_vcpu_step(struct dune_vcpu *vcpu)
 {
-	struct dune_run *run = vcpu->run;
 	int ret;
 
 	/* Vector registers are the thread's; a switch may have left them in memory. */
@@ -24,6 +23,8 @@ static __always_inline enum dune_step dune_vcpu_step(struct dune_vcpu *vcpu)
 	trace_dune_enter(vcpu);
 	ret = dune_vmx_window(vcpu);
 	if (likely(ret == DUNE_WINDOW_FORWARD)) {
+		const struct dune_run *run = vcpu->run;
+
 		vcpu->stats.exits[EXIT_REASON_VMCALL]++;
 		trace_dune_exit(vcpu);
 		dune_sysret(vcpu, READ_ONCE(run->gpr[DUNE_RCX]), READ_ONCE(run->gpr[DUNE_R11]));

@@ -39,17 +39,20 @@
  */
 static __always_inline bool have_special(const struct mm_struct *mm)
 {
-	u32 ds, es, fs, gs, debugctl, high, pebs = 0;
+	u32 ds, es, fs, gs, debugctl, high;
 
 	asm("mov %%ds, %0" : "=r" (ds));
 	asm("mov %%es, %0" : "=r" (es));
 	asm("mov %%fs, %0" : "=r" (fs));
 	asm("mov %%gs, %0" : "=r" (gs));
 	asm volatile("rdmsr" : "=a" (debugctl), "=d" (high) : "c" (MSR_IA32_DEBUGCTLMSR));
-	if (static_cpu_has(X86_FEATURE_PEBS))
+	if (static_cpu_has(X86_FEATURE_PEBS)) {
+		u32 pebs;
+
 		asm volatile("rdmsr" : "=a" (pebs), "=d" (high) : "c" (MSR_IA32_PEBS_ENABLE));
-	return (ds | es | fs | gs | debugctl | pebs) || mm->context.ldt ||
-	       hw_breakpoint_active();
+		debugctl |= pebs;
+	}
+	return (ds | es | fs | gs | debugctl) || mm->context.ldt || hw_breakpoint_active();
 }
 
 static noinline void save_special(struct dune_special *s)
@@ -114,8 +117,10 @@ static __always_inline u64 read_user_gs_base(void)
  * The host fields that may differ from the last trip's, and the thread's bases,
  * which guest and user mode share.
  */
-static noinline int write_bases(struct dune_vmx *vmx, u64 fs, u64 gs)
+static noinline int write_bases(struct dune_vcpu *vcpu, u64 fs, u64 gs)
 {
+	struct dune_vmx *vmx = &vcpu->vmx;
+
 	vmx->fs_base = fs;
 	vmx->gs_base = gs;
 	vmx->msrs->host[DUNE_MSR_KERNEL_GS].value = gs;
@@ -123,24 +128,27 @@ static noinline int write_bases(struct dune_vmx *vmx, u64 fs, u64 gs)
 	       dune_vmwrite(GUEST_GS_BASE, gs);
 }
 
-static noinline int write_host_cr(struct dune_vmx *vmx, u64 cr3, u64 cr4)
+static noinline int write_host_cr(struct dune_vcpu *vcpu, u64 cr3, u64 cr4)
 {
+	struct dune_vmx *vmx = &vcpu->vmx;
+
 	vmx->host_cr3 = cr3;
 	vmx->host_cr4 = cr4;
 	return dune_vmwrite(HOST_CR3, cr3) | dune_vmwrite(HOST_CR4, cr4);
 }
 
-static __always_inline int sync_host(struct dune_vmx *vmx)
+static __always_inline int sync_host(struct dune_vcpu *vcpu)
 {
+	const struct dune_vmx *vmx = &vcpu->vmx;
 	u64 cr4 = native_read_cr4();
 	u64 cr3 = __native_read_cr3();
 	u64 fs = rdfsbase();
 	u64 gs = read_user_gs_base();
 
 	if (unlikely(cr3 != vmx->host_cr3 || cr4 != vmx->host_cr4) &&
-	    write_host_cr(vmx, cr3, cr4))
+	    write_host_cr(vcpu, cr3, cr4))
 		return -EIO;
-	if (unlikely(fs != vmx->fs_base || gs != vmx->gs_base) && write_bases(vmx, fs, gs))
+	if (unlikely(fs != vmx->fs_base || gs != vmx->gs_base) && write_bases(vcpu, fs, gs))
 		return -EIO;
 	return 0;
 }
@@ -175,24 +183,30 @@ static noinline int sync_dirty(struct dune_vcpu *vcpu)
 }
 
 /* First trip of this VCPU, or first on this CPU. */
-static noinline int sync_cpu(struct dune_vcpu *vcpu, int cpu)
+static noinline int load_moved(struct dune_vcpu *vcpu, int cpu)
 {
 	struct dune_vmx *vmx = &vcpu->vmx;
 
+	if (!vmx->ready && dune_vmclear(&vmx->vmcs_pa))
+		return -EIO;
+	if (dune_vmptrld(&vmx->vmcs_pa))
+		return -EIO;
+	/* flush_tlb() sets it; until then no generation is the right one. */
+	vmx->flush_gen = ~0ULL;
 	if (!vmx->ready) {
 		if (dune_vmx_write_constants(vcpu) ||
-		    write_host_cr(vmx, __native_read_cr3(), native_read_cr4()) ||
-		    write_bases(vmx, rdfsbase(), read_user_gs_base()))
+		    write_host_cr(vcpu, __native_read_cr3(), native_read_cr4()) ||
+		    write_bases(vcpu, rdfsbase(), read_user_gs_base()))
 			return -EIO;
 		vmx->host_rsp = 0;
 		vmx->ready = true;
 	}
+	WRITE_ONCE(vmx->cpu, cpu);
 	return dune_vmx_write_cpu(vcpu, cpu);
 }
 
-static noinline int flush_tlb(struct dune_vcpu *vcpu, int cpu, u64 gen)
+static noinline int flush_tlb(struct dune_vcpu *vcpu, u64 gen)
 {
-	vcpu->vmx.cpu = cpu;
 	vcpu->vmx.flush_gen = gen;
 	vcpu->stats.invepts++;
 	return dune_invept_single(vcpu->vm->eptp);
@@ -203,16 +217,15 @@ static noinline int flush_tlb(struct dune_vcpu *vcpu, int cpu, u64 gen)
  * those that are out of date.  From here an invalidation waits for our exit:
  * dune_mmu_kick() changes flush_gen before it looks at in_guest.
  */
-static __always_inline int sync_tlb(struct dune_vcpu *vcpu, int cpu, bool moved)
+static __always_inline int sync_tlb(struct dune_vcpu *vcpu)
 {
 	struct dune_vm *vm = vcpu->vm;
 	u64 gen;
 
-	cpumask_set_cpu(cpu, &vm->in_guest);	/* a locked operation: orders the read */
+	/* a locked operation: orders the read */
+	cpumask_set_cpu(smp_processor_id(), &vm->in_guest);
 	gen = READ_ONCE(vm->flush_gen);
-	if (likely(!moved && vcpu->vmx.flush_gen == gen))
-		return 0;
-	return flush_tlb(vcpu, cpu, gen);
+	return likely(vcpu->vmx.flush_gen == gen) ? 0 : flush_tlb(vcpu, gen);
 }
 
 /* The exits that must not wait until interrupts are on. */
@@ -379,7 +392,7 @@ static noinline int entry_failed(struct dune_vcpu *vcpu)
 }
 
 /* With ours current: everything up to the exit and what it left in the VMCS. */
-static __always_inline int run_current(struct dune_vcpu *vcpu, int cpu, bool moved)
+static __always_inline int run_current(struct dune_vcpu *vcpu)
 {
 	struct dune_vmx *vmx = &vcpu->vmx;
 	bool special;
@@ -387,9 +400,7 @@ static __always_inline int run_current(struct dune_vcpu *vcpu, int cpu, bool mov
 	u64 fs, gs;
 	int err;
 
-	if (unlikely(moved) && sync_cpu(vcpu, cpu))
-		return entry_failed(vcpu);
-	if (sync_host(vmx))
+	if (sync_host(vcpu))
 		return entry_failed(vcpu);
 	/* Behind a forwarded system call nothing else has changed. */
 	if (likely(vcpu->dirty == (DUNE_DIRTY_RIP | DUNE_DIRTY_RFLAGS))) {
@@ -412,7 +423,7 @@ static __always_inline int run_current(struct dune_vcpu *vcpu, int cpu, bool mov
 	/* Not in the VMCS; and the address of a fault elsewhere is none of the guest's. */
 	if (unlikely(native_read_cr2() != vmx->cr2))
 		native_write_cr2(vmx->cr2);
-	err = sync_tlb(vcpu, cpu, moved);
+	err = sync_tlb(vcpu);
 	if (unlikely(READ_ONCE(vcpu->vectors.any)) && !err)
 		err = dune_vectors_load(vcpu);
 	if (likely(!err)) {
@@ -420,7 +431,7 @@ static __always_inline int run_current(struct dune_vcpu *vcpu, int cpu, bool mov
 		err = guest_trip(vcpu);
 		take_pkru(vmx);
 	}
-	cpumask_clear_cpu(cpu, &vcpu->vm->in_guest);
+	cpumask_clear_cpu(smp_processor_id(), &vcpu->vm->in_guest);
 	restore_host(vmx);
 	if (unlikely(special))
 		restore_special(&vmx->special);
@@ -433,7 +444,7 @@ static __always_inline int run_current(struct dune_vcpu *vcpu, int cpu, bool mov
 	if (unlikely(fs != vmx->fs_base || gs != vmx->gs_base)) {
 		wrfsbase(fs);
 		native_wrmsrl(MSR_KERNEL_GS_BASE, gs);
-		write_bases(vmx, fs, gs);
+		write_bases(vcpu, fs, gs);
 	}
 	/* VMCALL exits at every privilege level; only ring 0 may ask for anything. */
 	reason = vcpu->exit.reason;
@@ -452,25 +463,27 @@ static __always_inline int run_current(struct dune_vcpu *vcpu, int cpu, bool mov
 
 noinstr int dune_vmx_window(struct dune_vcpu *vcpu)
 {
-	struct dune_vmx *vmx = &vcpu->vmx;
 	int cpu = smp_processor_id();
-	bool moved = vmx->cpu != cpu;
 	int ret;
 
 	instrumentation_begin();
 	lockdep_assert_irqs_disabled();
 	/* With VMX off this raises #UD; its exception-table entry says so. */
-	if (unlikely(dune_vmptrst(&vmx->old_vmcs)))
+	if (unlikely(dune_vmptrst(&vcpu->vmx.old_vmcs)))
 		return -ESHUTDOWN;
-	if (unlikely(moved) && !vmx->ready && dune_vmclear(&vmx->vmcs_pa))
-		return -EIO;
-	if (unlikely(dune_vmptrld(&vmx->vmcs_pa)))
-		ret = -EIO;
+	if (likely(vcpu->vmx.cpu == cpu))
+		ret = dune_vmptrld(&vcpu->vmx.vmcs_pa);
 	else
-		ret = run_current(vcpu, cpu, moved);
-	if (unlikely(dune_vmclear(&vmx->vmcs_pa)))
+		ret = load_moved(vcpu, cpu);
+	if (likely(!ret))
+		ret = run_current(vcpu);
+	else
+		ret = entry_failed(vcpu);
+	/* No register survives the guest: gcc would keep these addresses on the stack. */
+	OPTIMIZER_HIDE_VAR(vcpu);
+	if (unlikely(dune_vmclear(&vcpu->vmx.vmcs_pa)))
 		ret = -EIO;
-	if (vmx->old_vmcs != DUNE_NO_VMCS && unlikely(dune_vmptrld(&vmx->old_vmcs)))
+	if (vcpu->vmx.old_vmcs != DUNE_NO_VMCS && unlikely(dune_vmptrld(&vcpu->vmx.old_vmcs)))
 		ret = -EIO;
 #ifdef X86_FEATURE_IBPB_EXIT_TO_USER
 	/* VMSCAPE: the guest's branch predictions must not steer user mode. */
