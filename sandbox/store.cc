@@ -82,5 +82,4 @@ void Store::put(Page page) {
   in_use_--;
 }
 
-
 }  // namespace dune::sandbox
