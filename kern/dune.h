@@ -271,7 +271,7 @@ struct dune_run {
 		struct dune_fatal fatal;	/* FATAL */
 		__u64 pad[8];
 	};
-	__u32 cpl;			/* out of DUNE_SYNC and FAULT: the guest's privilege level */
+	__u32 cpl;			/* out of DUNE_SYNC, FAULT: the privilege level */
 	__u32 trap;			/* out of DUNE_SYNC: 1: a single step's #DB waits for the
 					 * next entry, behind the instruction that it is for
 					 */

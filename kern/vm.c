@@ -14,7 +14,7 @@
 #include "vmx.h"
 #include "vmx_msr.h"
 
-DEFINE_MUTEX(dune_vms_lock);
+DEFINE_MUTEX(dune_vms_lock);	/* protects the list */
 LIST_HEAD(dune_vms);
 
 static void vm_free(struct kref *ref)
