@@ -64,13 +64,18 @@ Calls::Calls(const Policy& policy, Files& files, Descriptors& fds, Environment& 
       fds_(fds),
       env_(env),
       options_(std::move(options)),
-      quiet_(!options_.log && !options_.learn) {
-  for (unsigned i = 0; i < limits_.size(); i++) {
+      quiet_(!options_.log && !options_.learn) {}
+
+Calls::Limits& Calls::limits() {
+  if (limits_) return *limits_;
+  limits_.emplace();
+  for (unsigned i = 0; i < limits_->size(); i++) {
     struct rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
     getrlimit(static_cast<__rlimit_resource>(i), &limit);
-    limits_[i] = {limit.rlim_cur, limit.rlim_max};
+    (*limits_)[i] = {limit.rlim_cur, limit.rlim_max};
   }
-  limits_[RLIMIT_NOFILE] = {std::min(fds_.limit(), options_.max_fds), options_.max_fds};
+  (*limits_)[RLIMIT_NOFILE] = {std::min(fds_.limit(), options_.max_fds), options_.max_fds};
+  return *limits_;
 }
 
 long Calls::run(unsigned number, const Arguments& args) {

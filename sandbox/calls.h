@@ -28,6 +28,7 @@
 #include <cstdint>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -106,8 +107,11 @@ class Calls {
   int64_t log_second_ = 0;
   unsigned log_lines_ = 0, log_dropped_ = 0;
 
+  using Limits = std::array<std::array<uint64_t, 2>, 16>;  // RLIMIT_*: soft, hard
+  // As the host has them when they are first asked for.  Precondition: limits_lock_ is held.
+  Limits& limits();
   std::mutex limits_lock_;
-  std::array<std::array<uint64_t, 2>, 16> limits_;  // RLIMIT_*: soft, hard
+  std::optional<Limits> limits_;
 };
 
 }  // namespace dune::sandbox

@@ -79,7 +79,7 @@ class Context {
   Descriptors& fds() { return calls.fds_; }
   const CallOptions& options() { return calls.options_; }
   std::mutex& limits_lock() { return calls.limits_lock_; }
-  auto& limits() { return calls.limits_; }
+  auto& limits() { return calls.limits(); }
 
   Calls& calls;
   Environment& env;

@@ -58,9 +58,9 @@ Result<void> Memory::renew_space() {
   const Window& low = windows->low;
   const Window& high = windows->high;
   Result<void> done;
-  // From 0, so that it is one entry; below the window nothing is ever mapped.
+  // Whole entries of the tables, with what is kept free around the windows.
   if (low.end) done = space->unmap(Gva(uint64_t{0}), low.end);
-  if (done) done = space->unmap(Gva(high.start), high.end - high.start);
+  if (done) done = space->unmap(Gva(high.start / kTopEntry * kTopEntry), kTopEntry);
   if (!done) return done;
   space_ = std::move(*space);
   for (auto& [at, b] : blocks_) {
@@ -70,11 +70,19 @@ Result<void> Memory::renew_space() {
   return {};
 }
 
-Memory::~Memory() { clear(); }
+// No thread is in the space any more: its leaves go with it.
+Memory::~Memory() {
+  space_.destroy();
+  drop_all();
+}
 
 void Memory::clear() {
   std::lock_guard locked(mutex_);
   for (const auto& [start, area] : areas_) unmap_leaves(start, area.end);
+  drop_all();
+}
+
+void Memory::drop_all() {
   for (auto& [at, b] : blocks_)
     for (Store::Page p : b->pages)
       if (p) Store::instance().put(p);

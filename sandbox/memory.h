@@ -5,7 +5,7 @@
 // Ring 3 lives in two windows of addresses that the process keeps free for sandboxes:
 //
 //   low   [64 KiB, 1 GiB)           programs that are linked to a fixed address
-//   high  512 GiB, see high_window  everything else
+//   high  512 GiB, an entry of the top table  everything else
 //
 // All sandboxes have the same addresses, each in a page table of its own; around the windows
 // lies the host process, for ring 0 only.  Linux knows nothing of it: areas, rights and
@@ -35,6 +35,8 @@
 #include "sandbox/user_memory.h"
 
 namespace dune::sandbox {
+
+constexpr uint64_t kTopEntry = 1ull << 39;  // bytes of an entry of a top table
 
 struct Window {
   uint64_t start = 0;
@@ -207,6 +209,7 @@ class Memory final : public UserMemory {
   // Gives [start, end) the pages of the snapshot that show through there.
   void take_inherited(uint64_t start, uint64_t end);
   void drop_pages(uint64_t start, uint64_t end);
+  void drop_all();
   void unmap_leaves(uint64_t start, uint64_t end);
   Block* block(uint64_t at);
   Block* block_if_any(uint64_t at) const;

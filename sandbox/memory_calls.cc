@@ -17,8 +17,8 @@ namespace {
 
 constexpr uint64_t kLowStart = 0x10000;
 constexpr uint64_t kLowEnd = 1ull << 30;
-constexpr uint64_t kHighBytes = 1ull << 39;  // one entry of the top table
-constexpr uint64_t kGuard = 1 << 20;         // nothing at the very ends
+constexpr uint64_t kHighBytes = kTopEntry;
+constexpr uint64_t kGuard = 1 << 20;  // nothing at the very ends
 
 uint64_t round_up(uint64_t bytes) { return (bytes + kPage - 1) & ~(kPage - 1); }
 

@@ -39,8 +39,8 @@ Cost measure(const Plan& plan);
 // VM exits of this process so far, interrupts not counted.
 uint64_t exits();
 
-// Prints the row; nullptr for a figure that does not exist.
-void report(const char* name, const Cost* native, const Cost* dune);
+// Prints the row; nullptr for a figure that does not exist.  `unit` of what is not now()'s.
+void report(const char* name, const Cost* native, const Cost* dune, const char* unit = nullptr);
 
 // Enters Dune mode or ends the program with the reason.
 void enter(dune::Forward forward = dune::Forward::kDefault);

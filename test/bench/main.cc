@@ -73,7 +73,7 @@ Cost measure(const Plan& plan) {
   return best;
 }
 
-void report(const char* name, const Cost* native, const Cost* dune) {
+void report(const char* name, const Cost* native, const Cost* dune, const char* unit) {
   auto field = [](const double* value) {
     static char text[4][32];
     static int next = 0;
@@ -84,9 +84,11 @@ void report(const char* name, const Cost* native, const Cost* dune) {
       std::strcpy(t, "null");
     return t;
   };
-  std::printf("{\"name\": \"%s\", \"native\": %s, \"dune\": %s, \"exits_per_op\": %s}\n", name,
+  std::printf("{\"name\": \"%s\", \"native\": %s, \"dune\": %s, \"exits_per_op\": %s", name,
               field(native ? &native->ticks : nullptr), field(dune ? &dune->ticks : nullptr),
-              field(dune ? &dune->exits : nullptr));
+              field(dune && !unit ? &dune->exits : nullptr));
+  if (unit) std::printf(", \"unit\": \"%s\"", unit);
+  std::printf("}\n");
   std::fflush(stdout);
 }
 

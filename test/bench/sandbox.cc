@@ -248,15 +248,45 @@ void sandbox_create() {
   };
   const Cost native = measure(plan);
   Plugin p = load();
+  const uint64_t nothing = p.symbol("nothing");
   if (!p.snapshot()) exit(1);
   plan.rounds = 5;
   plan.op = [&](int) {
     auto one = p.spawn();
-    if (!one || !one->function<void()>("nothing")()) exit(1);
+    if (!one || !Function<void()>(*one, nothing)()) exit(1);
   };
   const Cost dune = measure(plan);
   bench::report("sandbox_create", &native, &dune);
 }
 bench::Row create_row("sandbox_create", sandbox_create);
+
+double resident_kib() {
+  long size = 0, resident = 0;
+  FILE* file = fopen("/proc/self/statm", "r");
+  if (!file || fscanf(file, "%ld %ld", &size, &resident) != 2) exit(1);
+  fclose(file);
+  return static_cast<double>(resident) * 4;
+}
+
+// What an instance that was called once holds, but for the pages that it dirtied.
+void instance_memory() {
+  constexpr size_t kInstances = 200;
+  Plugin p = load();
+  if (!p.snapshot()) exit(1);
+  std::vector<Plugin> all(kInstances);
+  const double before = resident_kib();
+  uint64_t dirtied = 0;
+  for (Plugin& one : all) {
+    auto made = p.spawn();
+    if (!made) exit(1);
+    one = std::move(*made);
+    if (!one.function<void()>("nothing")()) exit(1);
+    dirtied += one.process().own_memory().pages() * 4;
+  }
+  const double all_kib = resident_kib() - before - static_cast<double>(dirtied);
+  const Cost dune = {all_kib / kInstances, 0};
+  bench::report("sandbox_instance_memory", nullptr, &dune, "KiB");
+}
+bench::Row memory_row("sandbox_instance_memory", instance_memory);
 
 }  // namespace

@@ -8,6 +8,8 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <thread>
 #include <vector>
 
@@ -281,6 +283,53 @@ TEST_CASE("plugin: instances share a snapshot and nothing else") {
     CHECK(*p.function<int()>("bump")() == 1);
   }
   CHECK(more[0].function<void()>("not_there").address() == 0);
+}
+
+// The pages that they dirtied, their page tables and this process's notes about them.
+TEST_CASE("plugin: a thousand instances, each below 100 KiB and its dirty pages", "[once][120s]") {
+  constexpr size_t kInstances = 1000;
+  auto resident = [] {
+    long size = 0, pages = 0;
+    std::ifstream("/proc/self/statm") >> size >> pages;
+    return static_cast<size_t>(pages);
+  };
+  auto descriptors = [] {
+    return std::distance(std::filesystem::directory_iterator("/proc/self/fd"), {});
+  };
+  Plugin first = load("good");
+  Function<int()> bump(first, first.symbol("bump"));
+  REQUIRE(first.snapshot().ok());
+  const size_t pages_before = Store::instance().in_use();
+  const auto descriptors_before = descriptors();
+  std::vector<Plugin> all(kInstances);
+  size_t high = 0;
+  for (int round = 0; round < 2; round++) {
+    const size_t before = resident();
+    size_t own = 0, wrong = 0;
+    for (size_t i = 0; i < kInstances; i++) {
+      auto made = first.spawn();
+      REQUIRE(made.ok());
+      all[i] = std::move(*made);
+      // The function is where it is in the first.
+      auto one = Function<int()>(all[i], bump.address())();
+      wrong += !one || *one != 1;
+      own += all[i].process().own_memory().pages();
+    }
+    if (round == 0) {
+      high = resident();
+      CHECK((high - before - own) * 4 / kInstances < 100);
+    }
+    for (size_t i = 0; i < kInstances; i++) {
+      auto two = Function<int()>(all[i], bump.address())();
+      wrong += !two || *two != 2;
+    }
+    CHECK(wrong == 0);
+    CHECK(descriptors() == descriptors_before);
+    for (auto& one : all) one = Plugin();
+    CHECK(Store::instance().in_use() == pages_before);
+  }
+  CHECK(resident() <= high + 256);  // the second thousand had the memory of the first
+  CHECK(*bump() == 1);
 }
 
 TEST_CASE("plugin: the memory limit holds, and ends the call only") {
