@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <new>
 
 #include "libdune/dune.h"
 
@@ -157,7 +158,7 @@ Result<Store::Page> Memory::fresh(const Area& area, uint64_t start, uint64_t at)
   return page;
 }
 
-Result<Store::Page> Memory::obtain(const Area& area, uint64_t start, uint64_t at, bool own) {
+Result<Store::Page> Memory::obtain(const Area& area, uint64_t start, uint64_t at, bool own) try {
   Store& store = Store::instance();
   Block& b = *block(at);
   const unsigned i = index_of(at);
@@ -176,23 +177,27 @@ Result<Store::Page> Memory::obtain(const Area& area, uint64_t start, uint64_t at
   if ((own_pages_ + 1 + (from_ ? from_->pages_ : 0)) * kPage > limit_)
     return Error{ENOMEM, "the sandbox's memory limit"};
 
-  if (budget_ && !budget_->take()) return Error{ENOMEM, "the memory limit of all processes"};
-
-  auto made = page ? store.copy(store.data(page)) : fresh(area, start, at);
+  const bool first = !std::any_of(b.own, b.own + 8, [](uint64_t w) { return w != 0; });
+  if (first) own_blocks_.push_back(at / Block::kBytes);
+  Result<Store::Page> made = Error{ENOMEM, "the memory limit of all processes"};
+  if (!budget_ || budget_->take()) {
+    made = page ? store.copy(store.data(page)) : fresh(area, start, at);
+    if (!made && budget_) budget_->give(1);
+  }
   if (!made) {
-    if (budget_) budget_->give(1);
+    if (first) own_blocks_.pop_back();
     return made;
   }
   if (b.pages[i]) store.put(b.pages[i]);
   b.pages[i] = *made;
-  if (!std::any_of(b.own, b.own + 8, [](uint64_t w) { return w != 0; }))
-    own_blocks_.push_back(at / Block::kBytes);
   set_bit(b.own, i);
   own_pages_++;
   return made;
+} catch (const std::bad_alloc&) {
+  return Error{ENOMEM, "no memory for the sandbox's tables"};  // of a fault: nobody could catch it
 }
 
-Result<void> Memory::map_leaf(uint64_t at, const void* memory, int protection, bool writable) {
+Result<void> Memory::map_leaf(uint64_t at, const void* memory, int protection, bool writable) try {
   Block& b = *block(at);
   const unsigned i = index_of(at);
   if (bit(b.mapped, i)) {
@@ -203,6 +208,8 @@ Result<void> Memory::map_leaf(uint64_t at, const void* memory, int protection, b
   auto done = space_.map(Gva(at), Hva(memory), kPage, rights(protection, writable), PageSize::k4K);
   if (done) set_bit(b.mapped, i);
   return done;
+} catch (const std::bad_alloc&) {
+  return Error{ENOMEM, "no memory for the sandbox's tables"};
 }
 
 Memory::Fault Memory::resolve(uint64_t at, bool write, bool execute) {
