@@ -30,7 +30,7 @@ JOBS := -j$(shell nproc)
 
 demo: ; @test/packages && $(MAKE) $(JOBS) programs $(B)/test/plugins/evil.so module-$(KERNEL) && test/demo/run
 check: ; @test/packages && $(MAKE) $(JOBS) build && test/check
-check-full: check ; @test/check long && test/differential/run
+check-full: check ; @test/packages --full && test/check long && test/differential/run
 fuzz: ; @test/packages && $(MAKE) $(JOBS) tests && test/fuzz/run $(FUZZ_SECONDS)
 bench: ; @test/packages && $(MAKE) $(JOBS) programs $(B)/test/bench $(B)/test/plugins/good.so module-$(KERNEL) && test/bench/run
 packages: ; @test/packages
