@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "libdune/rings.h"
+#include "sandbox/user_memory.h"
 
 namespace dune::sandbox {
 
@@ -64,8 +65,9 @@ constexpr size_t align_up(size_t offset) {
   return (offset + alignof(T) - 1) & ~(alignof(T) - 1);
 }
 
+// Returns the bytes that the members take up.
 template <class... Members>
-constexpr void classify_members(Classes& c, size_t offset, MemberList<Members...>) {
+constexpr size_t classify_members(Classes& c, size_t offset, MemberList<Members...>) {
   size_t at = 0;
   auto one = [&]<class M>(std::type_identity<M>) constexpr {
     at = align_up<M>(at);
@@ -73,6 +75,7 @@ constexpr void classify_members(Classes& c, size_t offset, MemberList<Members...
     at += sizeof(M);
   };
   (one(std::type_identity<Members>{}), ...);
+  return at;
 }
 
 template <class T>
@@ -85,25 +88,72 @@ constexpr void classify(Classes& c, size_t offset) {
   } else {
     static_assert(!std::is_pointer_v<T>, "a host pointer means nothing in a sandbox: use Remote");
     static_assert(AbiMembers<T>::known, "say DUNE_PLUGIN_STRUCT(Type, members...)");
-    classify_members(c, offset, typename AbiMembers<T>::List{});
+    if (align_up<T>(classify_members(c, offset, typename AbiMembers<T>::List{})) != sizeof(T))
+      throw "DUNE_PLUGIN_STRUCT names other members than the structure has";
   }
 }
 
 template <class T>
 constexpr Classes classes() {
-  Classes c;
   static_assert(std::is_trivially_copyable_v<T>);
-  if (sizeof(T) > 16)
-    c.memory = true;
-  else
-    classify<T>(c, 0);
+  constexpr Classes c = [] {
+    Classes found;
+    if (sizeof(T) > 16)
+      found.memory = true;
+    else
+      classify<T>(found, 0);
+    return found;
+  }();
   return c;
 }
 
-// What a call takes.
+// The result goes to memory that the caller names by a hidden first argument.
+template <class R>
+constexpr bool hidden_result() {
+  if constexpr (std::is_void_v<R>)
+    return false;
+  else
+    return classes<R>().memory;
+}
+
+// A value as the words that it is passed in.
+template <class T>
+struct Words {
+  uint64_t word[sizeof(T) < 16 ? 2 : (sizeof(T) + 7) / 8] = {};
+  Words() = default;
+  explicit Words(const T& value) {
+    memcpy(word, &value, sizeof(T));
+    if constexpr (std::is_integral_v<T> && std::is_signed_v<T> && sizeof(T) < 8)
+      word[0] = static_cast<uint64_t>(static_cast<int64_t>(value));
+  }
+  T value() const {
+    T v;
+    memcpy(static_cast<void*>(&v), word, sizeof(T));
+    return v;
+  }
+};
+
+// The next argument: in registers as a whole, or else on the stack.
+class Places {
+ public:
+  bool in_registers(const Classes& c) const {
+    return !c.memory && integers_ + count(c, Class::kInteger) <= 6 &&
+           sses_ + count(c, Class::kSse) <= 8;
+  }
+  unsigned integer() { return integers_++; }
+  unsigned sse() { return sses_++; }
+  unsigned sses() const { return sses_; }
+
+ private:
+  static unsigned count(const Classes& c, Class which) {
+    return (c.word[0] == which) + (c.word[1] == which);
+  }
+  unsigned integers_ = 0, sses_ = 0;
+};
+
+// What a call of ring 3 takes.
 struct Registers {
   Ring3Call call;  // gpr, xmm and vectors
-  unsigned integers = 0;
   std::vector<uint64_t> stack;
 
   Registers() {
@@ -113,45 +163,82 @@ struct Registers {
   template <class T>
   void add(const T& value) {
     constexpr Classes c = classes<T>();
-    uint64_t words[(sizeof(T) + 7) / 8] = {};
-    memcpy(words, &value, sizeof(T));
-    if constexpr (std::is_integral_v<T> && std::is_signed_v<T> && sizeof(T) < 8)
-      words[0] = static_cast<uint64_t>(static_cast<int64_t>(value));
-    unsigned want_integer = 0, want_sse = 0;
-    for (const Class w : c.word) {
-      want_integer += w == Class::kInteger;
-      want_sse += w == Class::kSse;
-    }
-    // A structure goes into registers as a whole or not at all.
-    if (c.memory || integers + want_integer > 6 || call.vectors + want_sse > 8) {
-      if (alignof(T) > 8 && stack.size() % 2) stack.push_back(0);
-      stack.insert(stack.end(), words, words + std::size(words));
+    add(c, Words<T>(value).word, (sizeof(T) + 7) / 8, alignof(T));
+  }
+  void add(const Classes& c, const uint64_t* words, size_t count, size_t alignment) {
+    if (!places_.in_registers(c)) {
+      if (alignment > 8 && stack.size() % 2) stack.push_back(0);
+      stack.insert(stack.end(), words, words + count);
       return;
     }
-    for (size_t i = 0; i < std::size(words); i++) {
+    for (size_t i = 0; i < count; i++) {
       if (c.word[i] == Class::kInteger)
-        call.gpr[integers++] = words[i];
+        call.gpr[places_.integer()] = words[i];
       else
-        memcpy(&call.xmm[call.vectors++], &words[i], 8);
+        memcpy(&call.xmm[places_.sse()], &words[i], 8);
     }
+    call.vectors = places_.sses();
   }
+
+ private:
+  Places places_;
 };
 
 // A result in rax, rdx, xmm0, xmm1.
-template <class T>
-T result(const Ring3Call& done) {
-  constexpr Classes c = classes<T>();
-  static_assert(!c.memory);
-  uint64_t words[2] = {};
+inline void take_result(const Ring3Call& done, const Classes& c, uint64_t* words) {
   unsigned integers = 0, sses = 0;
   for (int i = 0; i < 2; i++) {
     if (c.word[i] == Class::kInteger) words[i] = integers++ ? done.rdx : done.rax;
     if (c.word[i] == Class::kSse) memcpy(&words[i], &done.result[sses++], 8);
   }
-  T value;
-  memcpy(static_cast<void*>(&value), words, sizeof(T));
-  return value;
 }
+template <class T>
+T result(const Ring3Call& done) {
+  constexpr Classes c = classes<T>();
+  static_assert(!c.memory);
+  Words<T> words;
+  take_result(done, c, words.word);
+  return words.value();
+}
+
+// A call that ring 3 makes to a function of the host: its arguments in order, then the result.
+class Incoming {
+ public:
+  // frame: of the thunk's `syscall`, with the return address on ring 3's stack.
+  Incoming(UserMemory& memory, dune_tf& frame);
+
+  template <class T>
+  T take() {
+    constexpr Classes c = classes<T>();
+    Words<T> words;
+    take(c, words.word, (sizeof(T) + 7) / 8, alignof(T));
+    return words.value();
+  }
+  // Results that go to memory: their address is the first argument, and in rax.
+  template <class T>
+  void give(const T& value, uint64_t hidden = 0) {
+    constexpr Classes c = classes<T>();
+    if constexpr (c.memory)
+      give_memory(hidden, &value, sizeof(T));
+    else
+      give(c, Words<T>(value).word);
+  }
+  // Zero words when the stack cannot be read.
+  void take(const Classes& c, uint64_t* words, size_t count, size_t alignment);
+  void give(const Classes& c, const uint64_t* words);
+  void give_memory(uint64_t at, const void* value, size_t bytes);
+  // Where ring 3 had no memory for what was taken or given; 0: it had.
+  uint64_t bad_address() const { return bad_; }
+
+ private:
+  char* sse(unsigned number) const;
+
+  UserMemory& memory_;
+  dune_tf& frame_;
+  Places places_;
+  uint64_t stack_;
+  uint64_t bad_ = 0;
+};
 
 }  // namespace abi
 }  // namespace dune::sandbox

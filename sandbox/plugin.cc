@@ -2,6 +2,7 @@
 #include "sandbox/plugin.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -50,6 +51,26 @@ const Policy& loading_policy() {
   return policy;
 }
 
+// What ring 3 calls for each function of the host: 0, or -errno.
+long map_thunks(Memory& memory) {
+  constexpr uint64_t kBytes = kMaxExports * kThunkBytes;
+  const long at =
+      memory.mmap(0, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (at < 0 && at > -4096) return at;
+  std::string code;
+  for (uint32_t i = 0; i < kMaxExports; i++) {
+    const uint32_t number = PLUGIN_CALLBACK + i;
+    std::string thunk("\x49\x89\xca\xb8", 4);  // mov %rcx, %r10; mov $number, %eax
+    thunk.append(reinterpret_cast<const char*>(&number), 4);
+    thunk.append("\x0f\x05\xc3", 3);  // syscall; ret
+    thunk.resize(kThunkBytes, '\xcc');
+    code += thunk;
+  }
+  if (!memory.write(static_cast<uint64_t>(at), code.data(), kBytes)) return -ENOMEM;
+  const long done = memory.mprotect(static_cast<uint64_t>(at), kBytes, PROT_READ | PROT_EXEC);
+  return done < 0 ? done : at;
+}
+
 }  // namespace
 
 // What an instance shares with those that it was spawned from.
@@ -58,7 +79,6 @@ struct Common {
   Policy policy;
   plugin_host_table table = {};
   PluginOptions options;
-  std::vector<std::function<uint64_t(const Arguments&)>> exports;
   uint64_t thunks = 0;
 };
 
@@ -70,6 +90,8 @@ class PluginProcess final : public Process {
   bool loading = true;
   bool ready = false;
   uint64_t stack = 0;  // where the next call's begins
+  Plugin* plugin = nullptr;
+  std::vector<std::shared_ptr<const HostFunction>> exports;
 
   bool own_call(Task& task, dune_tf& frame) override {
     if (frame.rax < kMaxCall) return false;
@@ -80,15 +102,19 @@ class PluginProcess final : public Process {
       leave_ring3(0);
     }
     const uint64_t number = frame.rax - PLUGIN_CALLBACK;
-    if (number >= common_->exports.size()) return false;
+    if (number >= exports.size()) return false;
     const uint64_t before = stack;
     stack = (frame.rsp - kRedZone) & ~15ull;
-    const Arguments args = {frame.rdi, frame.rsi, frame.rdx, frame.rcx, frame.r8, frame.r9};
+    abi::Incoming incoming(memory(), frame);
+    frame.rax = 0;
     // The host's function sees memory as the host does (a collector's dirty bits, say).
     (void)(task.outer ? task.outer->process.own_memory().space() : main_space()).activate();
-    frame.rax = common_->exports[number](args);
+    (*exports[number])(*plugin, incoming);
     (void)own_memory().space().activate();
     stack = before;
+    if (incoming.bad_address())
+      task.end({Ended::How::kSignalled, SIGSEGV, T_PGFLT, FEC_U, incoming.bad_address(), frame.rip,
+                false, false});
     return true;
   }
 
@@ -104,12 +130,17 @@ struct Plugin::State {
   CallError broken;
   uint64_t handle = 0;  // of dlopen
   unsigned depth = 0;
+  const bool timed;  // there are clocks to start for a call
   std::vector<std::shared_ptr<HostMapping>> shared;
 
   State(std::shared_ptr<Common> c, std::unique_ptr<PluginProcess> p)
-      : common(std::move(c)), process(std::move(p)), task(*process) {}
+      : common(std::move(c)),
+        process(std::move(p)),
+        task(*process),
+        timed(common->options.deadline || common->options.cpu_budget) {}
 
   void fail(const Ended& ended, CallError& error);
+  void start_clocks();
   static Result<std::unique_ptr<PluginProcess>> make(const std::shared_ptr<Common>& common,
                                                      std::unique_ptr<Memory> memory,
                                                      std::string& why);
@@ -121,12 +152,23 @@ void Plugin::State::fail(const Ended& ended, CallError& error) {
     case Ended::How::kNot:
     case Ended::How::kReplaced: return;
     case Ended::How::kExited: error.code = ECANCELED; break;
-    case Ended::How::kDeadline: error.code = ETIME; break;
+    case Ended::How::kDeadline:
+    case Ended::How::kCpuTime: error.code = ETIME; break;
     case Ended::How::kRefused: error.code = EACCES; break;
     case Ended::How::kSignalled: error.code = ended.out_of_memory ? ENOMEM : EFAULT; break;
   }
   error.where = describe(process->own_memory(), ended);
   broken = error;
+}
+
+void Plugin::State::start_clocks() {
+  const PluginOptions& o = common->options;
+  if (o.deadline) task.expires = Ticker::mine().after(o.deadline);
+  if (!o.cpu_budget) return;
+  Ticker::mine().start();
+  task.cpu_budget = o.cpu_budget;
+  task.cpu_from = 0;
+  task.cpu_spent = false;
 }
 
 const CallError& CallError::none() {
@@ -145,10 +187,16 @@ std::string CallError::text() const {
   return strerror(code);
 }
 
-Plugin::Plugin(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Plugin::Plugin(std::unique_ptr<State> state) : state_(std::move(state)) {
+  if (state_) state_->process->plugin = this;
+}
 Plugin::Plugin() = default;
-Plugin::Plugin(Plugin&&) noexcept = default;
-Plugin& Plugin::operator=(Plugin&&) noexcept = default;
+Plugin::Plugin(Plugin&& other) noexcept : Plugin(std::move(other.state_)) {}
+Plugin& Plugin::operator=(Plugin&& other) noexcept {
+  state_ = std::move(other.state_);
+  if (state_) state_->process->plugin = this;
+  return *this;
+}
 Plugin::~Plugin() = default;
 bool Plugin::broken() const { return state_->broken.code != 0; }
 Process& Plugin::process() { return *state_->process; }
@@ -300,6 +348,12 @@ Result<Plugin> Plugin::load(const std::string& library, const PluginOptions& opt
   }
   plugin.release(name);
   plugin.state_->handle = handle;
+  const long thunks = map_thunks(process.own_memory());
+  if (thunks < 0 && thunks > -4096) {
+    why = "no memory for the functions of the host";
+    return Error{static_cast<int>(-thunks)};
+  }
+  common->thunks = static_cast<uint64_t>(thunks);
   plugin.state_->task.expires = 0;
   process.loading = false;
   process.set_policy(std::shared_ptr<const Policy>(common, &common->policy));
@@ -355,29 +409,11 @@ Result<int> Plugin::give(int host_fd) {
   return fd;
 }
 
-Result<uint64_t> Plugin::export_raw(std::function<uint64_t(const Arguments&)> function) {
-  Common& c = *state_->common;
-  Memory& memory = state_->process->own_memory();
-  if (c.exports.size() >= kMaxExports) return Error{ENOSPC, "512 functions are exported"};
-  if (!c.thunks) {
-    const long at = memory.mmap(0, kMaxExports * kThunkBytes, PROT_READ | PROT_WRITE,
-                                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (at < 0 && at > -4096) return Error{static_cast<int>(-at)};
-    std::string code;
-    for (uint32_t i = 0; i < kMaxExports; i++) {
-      const uint32_t number = PLUGIN_CALLBACK + i;
-      std::string thunk("\x49\x89\xca\xb8", 4);  // mov %rcx, %r10; mov $number, %eax
-      thunk.append(reinterpret_cast<const char*>(&number), 4);
-      thunk.append("\x0f\x05\xc3", 3);  // syscall; ret
-      thunk.resize(kThunkBytes, '\xcc');
-      code += thunk;
-    }
-    if (!memory.write(static_cast<uint64_t>(at), code.data(), code.size())) return Error{ENOMEM};
-    (void)memory.mprotect(static_cast<uint64_t>(at), code.size(), PROT_READ | PROT_EXEC);
-    c.thunks = static_cast<uint64_t>(at);
-  }
-  c.exports.push_back(std::move(function));
-  return c.thunks + (c.exports.size() - 1) * kThunkBytes;
+Result<uint64_t> Plugin::export_raw(HostFunction function) {
+  auto& exports = state_->process->exports;
+  if (exports.size() >= kMaxExports) return Error{ENOSPC, "512 functions are exported"};
+  exports.push_back(std::make_shared<const HostFunction>(std::move(function)));
+  return state_->common->thunks + (exports.size() - 1) * kThunkBytes;
 }
 
 Result<void> Plugin::snapshot() {
@@ -417,6 +453,7 @@ Result<Plugin> Plugin::spawn() const {
   state->process->loading = false;
   state->process->ready = true;
   state->process->stack = s.snapshot_stack;
+  state->process->exports = s.process->exports;
   state->task.fs = state->snapshot_fs = s.snapshot_fs;
   state->task.gs = state->snapshot_gs = s.snapshot_gs;
   state->snapshot_stack = s.snapshot_stack;
@@ -443,12 +480,12 @@ std::unique_ptr<CallError> Plugin::call_raw(uint64_t at, abi::Registers& registe
     error->code = ESHUTDOWN;
     return error;
   }
-  const bool timed = s.common->options.deadline && !s.depth && !s.task.expires;
-  if (timed) s.task.expires = Ticker::mine().after(s.common->options.deadline);
+  const bool timed = s.timed && !s.depth && !s.task.expires;
+  if (timed) s.start_clocks();
   s.depth++;
   const bool returned = s.process->call(s.task, call);
   s.depth--;
-  if (timed) s.task.expires = 0;
+  if (timed) s.task.expires = s.task.cpu_budget = 0;
   if (returned) return nullptr;
   auto error = std::make_unique<CallError>();
   s.fail(s.task.ended, *error);

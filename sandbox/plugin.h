@@ -29,6 +29,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "libdune/result.h"
@@ -39,8 +40,11 @@
 namespace dune::sandbox {
 
 struct PluginOptions {
-  uint64_t memory_limit = 256 << 20;        // bytes, code of the libraries included
-  uint64_t deadline = 0;                    // nanoseconds of each call, to about 10 ms; 0: none
+  uint64_t memory_limit = 256 << 20;  // bytes, code of the libraries included
+  // Of each call, in nanoseconds, to about 10 ms; 0: none.  The deadline is of elapsed time;
+  // the budget of the thread's CPU time, the host's functions that are called back included.
+  uint64_t deadline = 0;
+  uint64_t cpu_budget = 0;
   uint64_t load_deadline = 30'000'000'000;  // of load() as a whole
   // What it may ask of Linux once it is loaded; by default what touches nothing but its own
   // memory.  While it is loaded it may read libraries too.
@@ -52,8 +56,8 @@ struct PluginOptions {
 
 // Why a call has no result.
 struct CallError {
-  int code = 0;  // EFAULT, EACCES (policy), ETIME (deadline), ENOMEM, ECANCELED (it exited),
-                 // ESHUTDOWN (an earlier call failed so), E2BIG (arguments)
+  int code = 0;  // EFAULT, EACCES (policy), ETIME (deadline, CPU budget), ENOMEM, ECANCELED (it
+                 // exited), ESHUTDOWN (an earlier call failed so), E2BIG (arguments)
   Ended ended;   // what exactly
   std::string where;
   static const CallError& none();
@@ -90,7 +94,11 @@ class [[nodiscard]] CallResult<void> {
 
 class Plugin;
 
-// A function of a plugin.  Does not outlive it.
+// A function of the host that ring 3 calls: takes the arguments in order, gives the result.
+using HostFunction = std::function<void(Plugin& caller, abi::Incoming& call)>;
+
+// A function of a plugin, by its address; spawn()ed ones have it at the same.  Does not
+// outlive the plugin.
 template <class Signature>
 class Function;
 template <class R, class... A>
@@ -153,16 +161,21 @@ class Plugin {
   Result<int> give(int host_fd);
 
   // A function of the host that ring 3 may call, as an address to pass to it.  It runs in
-  // ring 0 on the calling thread; it may call into the plugin again.  ENOSPC: 512 of them.
-  Result<uint64_t> export_raw(std::function<uint64_t(const Arguments&)> function);
-  // export_function<long(long)>(f): up to six integers and addresses.
-  template <class Signature>
-  Result<Remote<Signature>> export_function(
-      std::type_identity_t<std::function<Signature>> function) {
-    return export_typed(std::move(function));
+  // ring 0 on the calling thread and may call into the plugin again; it must not throw, and
+  // what it is given may be any nonsense.  It stays over reset(), and instances that are
+  // spawned later have it too.  ENOSPC: 512 of them.
+  Result<uint64_t> export_raw(HostFunction function);
+  //   plugin.export_function<double(point, int)>([](point p, int n) { return p.x * n; });
+  //   plugin.export_function<void(Remote<void>)>([](Plugin& caller, Remote<void> text) ...
+  template <class Signature, class F>
+  Result<Remote<Signature>> export_function(F function) {
+    auto at = export_raw(host_function(std::move(function), std::type_identity<Signature>{}));
+    if (!at) return at.error();
+    return Remote<Signature>{*at};
   }
 
-  // EBUSY: a call is under way.  EINVAL (reset, spawn): no snapshot.
+  // EBUSY: a call is under way.  EINVAL (reset, spawn): no snapshot.  A spawned instance is
+  // as at the snapshot, with all addresses the same, and its reset() goes back there.
   Result<void> snapshot();
   Result<void> reset();
   Result<Plugin> spawn() const;
@@ -177,8 +190,8 @@ class Plugin {
   Process& process();
 
  private:
-  template <class R, class... A>
-  Result<Remote<R(A...)>> export_typed(std::function<R(A...)> function);
+  template <class F, class R, class... A>
+  static HostFunction host_function(F function, std::type_identity<R(A...)> signature);
 
   struct State;
   explicit Plugin(std::unique_ptr<State> state);
@@ -188,12 +201,7 @@ class Plugin {
 template <class R, class... A>
 CallResult<R> Function<R(A...)>::operator()(A... arguments) const {
   abi::Registers registers;
-  constexpr bool kHidden = [] {
-    if constexpr (std::is_void_v<R>)
-      return false;
-    else
-      return abi::classes<R>().memory;
-  }();
+  constexpr bool kHidden = abi::hidden_result<R>();
   Remote<void> room;
   if constexpr (kHidden) {
     room = plugin_->allocate(sizeof(R));
@@ -215,31 +223,24 @@ CallResult<R> Function<R(A...)>::operator()(A... arguments) const {
   }
 }
 
-template <class R, class... A>
-Result<Remote<R(A...)>> Plugin::export_typed(std::function<R(A...)> function) {
-  static_assert(sizeof...(A) <= 6, "callbacks take up to six integers");
-  static_assert(((std::is_integral_v<A> || abi::is_remote<A>)&&...),
-                "callbacks take integers and addresses");
-  auto raw = [f = std::move(function)](const Arguments& given) -> uint64_t {
-    return [&]<size_t... I>(std::index_sequence<I...>)->uint64_t {
-      auto argument = [&]<class T>(size_t i, std::type_identity<T>) {
-        if constexpr (abi::is_remote<T>)
-          return T{given[i]};
-        else
-          return static_cast<T>(given[i]);
-      };
-      if constexpr (std::is_void_v<R>) {
-        f(argument(I, std::type_identity<A>{})...);
-        return 0;
-      } else {
-        return static_cast<uint64_t>(f(argument(I, std::type_identity<A>{})...));
-      }
-    }
-    (std::index_sequence_for<A...>{});
+template <class F, class R, class... A>
+HostFunction Plugin::host_function(F function, std::type_identity<R(A...)>) {
+  return [f = std::move(function)](Plugin& caller, abi::Incoming& call) mutable {
+    uint64_t room = 0;
+    if constexpr (abi::hidden_result<R>()) room = call.take<uint64_t>();
+    std::tuple<A...> arguments{call.take<A>()...};  // braces: in this order
+    if (call.bad_address()) return;
+    auto run = [&](A&... a) -> R {
+      if constexpr (std::is_invocable_v<F&, A&...>)
+        return f(a...);
+      else
+        return f(caller, a...);
+    };
+    if constexpr (std::is_void_v<R>)
+      std::apply(run, arguments);
+    else
+      call.give<R>(std::apply(run, arguments), room);
   };
-  auto at = export_raw(std::move(raw));
-  if (!at) return at.error();
-  return Remote<R(A...)>{*at};
 }
 
 }  // namespace dune::sandbox

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <signal.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -62,14 +63,33 @@ int signal_of(uint8_t vector) {
   return SIGSEGV;
 }
 
+uint64_t cpu_time() {
+  struct timespec t = {};
+  (void)sys::call(__NR_clock_gettime, CLOCK_THREAD_CPUTIME_ID, reinterpret_cast<long>(&t));
+  return static_cast<uint64_t>(t.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(t.tv_nsec);
+}
+
 // Interrupt of the ticker, in ring 0 or 3.
 void on_tick() {
   bool watching = false;
-  for (const Task* t = running; t; t = t->outer) watching = watching || t->expires;
+  uint64_t now = 0;
+  for (Task* t = running; t; t = t->outer) {
+    watching = watching || t->expires || t->cpu_budget;
+    if (!t->cpu_budget || t->cpu_spent) continue;
+    if (!now) now = cpu_time();
+    if (!t->cpu_from) t->cpu_from = now;
+    if (now - t->cpu_from < t->cpu_budget) continue;
+    t->cpu_spent = true;
+    t->expires = Ticker::kPast;
+  }
   Ticker::mine().tick(watching);
 }
 
 bool expired(const Task& task) { return task.expires && Ticker::mine().past(task.expires); }
+
+Ended::How time_up(const Task& task) {
+  return task.cpu_spent ? Ended::How::kCpuTime : Ended::How::kDeadline;
+}
 
 }  // namespace
 
@@ -139,7 +159,7 @@ void Process::from_syscall(dune_tf& frame, void* context) {
   }
   if (expired(task)) {
     Ended how;
-    how.how = Ended::How::kDeadline;
+    how.how = time_up(task);
     how.rip = frame.rip;
     task.end(how);
   }
@@ -159,7 +179,7 @@ void Process::from_trap(uint8_t vector, uint64_t error, Gva address, dune_tf& fr
   } else if (vector == Ticker::kVector) {
     on_tick();
     if (!expired(task)) return;
-    how.how = Ended::How::kDeadline;
+    how.how = time_up(task);
   }
   if (how.how == Ended::How::kSignalled) {
     if (task.process.own_trap(task, how, frame)) {

@@ -34,6 +34,7 @@ struct Ended {
     kExited,     // value: status of exit or exit_group
     kSignalled,  // value: signal; a fault has address, rip and vector too
     kDeadline,   // the time was up
+    kCpuTime,    // so was the CPU time
     kRefused,    // the policy ends it; value: number of the call
     kReplaced,   // by execve
   };
@@ -57,8 +58,11 @@ struct Task {
   Process& process;
   uint64_t fs = 0, gs = 0;  // while it is not in ring 3
   uint64_t clear_child_tid = 0;
-  uint64_t expires = 0;   // Ticker; 0: no deadline
-  Task* outer = nullptr;  // ring 3 that this one was called from, by a callback
+  uint64_t expires = 0;     // Ticker; 0: no deadline
+  uint64_t cpu_budget = 0;  // nanoseconds of the thread's CPU time from its next tick on; 0: any
+  uint64_t cpu_from = 0;    // the thread's CPU time at that tick; 0: it has not come
+  bool cpu_spent = false;   // then it has expired, too
+  Task* outer = nullptr;    // ring 3 that this one was called from, by a callback
   Ended ended;
   Ring3Client client;
   std::vector<std::unique_ptr<char[]>> scratch;  // of the call that is being carried out

@@ -113,6 +113,7 @@ std::string describe(Memory& memory, const Ended& ended) {
              (call ? std::string(call) : std::to_string(ended.value));
     case Ended::How::kDeadline:
       return "does not return in time; at " + symbolise(memory, ended.rip);
+    case Ended::How::kCpuTime: return "uses up its CPU time; at " + symbolise(memory, ended.rip);
     case Ended::How::kSignalled: break;
   }
   return what_happened(ended) + " at " + symbolise(memory, ended.rip);

@@ -10,11 +10,14 @@ Ticker& Ticker::mine() {
   return ticker;
 }
 
+void Ticker::start() {
+  if (on_) return;
+  on_ = true;
+  (void)set_timer(kNanoseconds, kVector);
+}
+
 uint64_t Ticker::after(uint64_t nanoseconds) {
-  if (!on_) {
-    on_ = true;
-    (void)set_timer(kNanoseconds, kVector);
-  }
+  start();
   // The tick under way may be nearly over.
   return ticks_ + nanoseconds / kNanoseconds + (nanoseconds % kNanoseconds != 0) + 1;
 }

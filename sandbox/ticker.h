@@ -20,6 +20,9 @@ class Ticker {
   // The calling thread's.
   static Ticker& mine();
 
+  static constexpr uint64_t kPast = 1;  // has come when there was a tick
+
+  void start();
   // When `nanoseconds` from now are certainly over; starts ticking.
   uint64_t after(uint64_t nanoseconds);
   bool past(uint64_t when) const { return ticks_ >= when; }

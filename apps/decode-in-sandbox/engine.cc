@@ -97,9 +97,11 @@ class Sandboxed final : public Engine {
     return registers.call.rax;
   }
   Address callback(Callback function) override {
-    auto at = plugin_.export_raw(std::move(function));
+    using Raw = uint64_t(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t);
+    auto at = plugin_.export_function<Raw>(
+        [f = std::move(function)](auto... arguments) { return f({arguments...}); });
     if (!at) throw Failed{at.error().what};
-    return *at;
+    return at->at;
   }
 
  private:

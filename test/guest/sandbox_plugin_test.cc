@@ -150,6 +150,73 @@ TEST_CASE("plugin: callbacks, nested") {
                                                                                     100) == 4950);
 }
 
+TEST_CASE("plugin: callbacks with values of every kind") {
+  Plugin p = load("good");
+  using Doubles = double(double, double, double, double, double, double, double, double, double);
+  auto doubles = p.export_function<Doubles>([](auto... v) {
+    double sum = 0, factor = 1;
+    ((sum += v * factor++), ...);
+    return sum;
+  });
+  CHECK(*p.function<double(Remote<Doubles>)>("call_doubles")(*doubles) == 289.75);
+  using Integers = long(int, short, signed char, long, long, long, long, long);
+  auto integers = p.export_function<Integers>(
+      [](int a, short b, signed char c, long d, long e, long f, long g, long h) {
+        return ((((((a * 10 + b) * 10 + c) * 10 + d) * 10 + e) * 10 + f) * 10 + g) * 10 + h;
+      });
+  CHECK(*p.function<long(Remote<Integers>)>("call_integers")(*integers) ==
+        -10000000 - 2000000 - 300000 + 45678 + 1);
+  using Mixed = float(point, int, mixed, float);
+  auto mix = p.export_function<Mixed>([](point a, int b, mixed c, float d) {
+    return static_cast<float>(a.x + a.y * 10 + b * 100 + static_cast<double>(c.n) * 1000 +
+                              c.d * 10000) +
+           d;
+  });
+  CHECK(*p.function<float(Remote<Mixed>)>("call_mixed")(*mix) == 59333.0f);
+  using Pair = mixed(small);
+  auto pair = p.export_function<Pair>([](small s) { return mixed{s.a + s.c, s.b * 2.0}; });
+  auto got = p.function<mixed(Remote<Pair>)>("call_pair")(*pair);
+  CHECK(((*got).n == 4 && (*got).d == 5.0));
+  using Large = large(int64_t, large);
+  auto back = p.export_function<Large>([](int64_t n, large l) {
+    for (int64_t& v : l.v) v = n - v;
+    return l;
+  });
+  CHECK(*p.function<int64_t(Remote<Large>)>("call_large")(*back) == 65432);
+
+  // The one that calls is named; its vector registers come back though it is called again.
+  auto half = p.export_function<double(double)>([](Plugin& caller, double v) {
+    return *caller.function<double(int, double, float, long, double)>("mix")(1, v, 0, 0, 0) / 2;
+  });
+  auto around = p.symbol("around");
+  REQUIRE(p.snapshot().ok());
+  Plugin other = std::move(*p.spawn());
+  for (Plugin* one : {&p, &other}) {
+    Function<double(Remote<double(double)>, double)> f(*one, around);
+    CHECK(*f(*half, 4) == 12 + 20.5);
+  }
+
+  // Made after a snapshot, and used after going back to it; not known to instances from before.
+  auto late = p.export_function<double(double)>([](double v) { return -v; });
+  REQUIRE(p.reset().ok());
+  Function<double(Remote<double(double)>, double)> f(p, around), g(other, around);
+  CHECK(*f(*late, 4) == 8);
+  CHECK(g(*late, 4).error().code == 0);  // an unknown system call to it
+  CHECK(*f(*half, 4) == 12 + 20.5);
+}
+
+TEST_CASE("plugin: a callback that cannot be given its arguments ends the call") {
+  Plugin p = load("evil");
+  REQUIRE(p.snapshot().ok());
+  int runs = 0;
+  using Many = void(long, long, long, long, long, long, long);
+  auto many = p.export_function<Many>([&](auto...) { runs++; });
+  auto failed = p.function<void(Remote<Many>)>("call_without_stack")(*many);
+  CHECK(failed.error().code == EFAULT);
+  CHECK(failed.error().text().find("reads 0x8") != std::string::npos);
+  CHECK(runs == 0);
+}
+
 TEST_CASE("plugin: what goes wrong in it is an error of the call") {
   Plugin p = load("evil");
   REQUIRE(p.snapshot().ok());
@@ -235,6 +302,23 @@ TEST_CASE("plugin: a deadline interrupts a loop, with and without system calls")
     CHECK(p.function<void()>("spin_in_calls")().error().code == ETIME);
     REQUIRE(p.reset().ok());
     CHECK(*p.function<int(int, int)>("divide")(42, 6) == 7);
+  }
+}
+
+TEST_CASE("plugin: a CPU budget counts what the call consumes, not what it waits") {
+  PluginOptions options;
+  options.cpu_budget = 60'000'000;
+  Plugin p = load("evil", options);
+  auto nap = p.export_function<void()>([] { usleep(300'000); });
+  REQUIRE(p.snapshot().ok());
+  for (int i = 0; i < 2; i++) {
+    auto spun = p.function<void()>("spin")();
+    CHECK(spun.error().code == ETIME);
+    CHECK(spun.error().text().find("uses up its CPU time; at evil.so: spin") == 0);
+    REQUIRE(p.reset().ok());
+    CHECK(p.function<void()>("spin_in_calls")().error().code == ETIME);
+    REQUIRE(p.reset().ok());
+    CHECK(p.function<void(Remote<void()>)>("jump")(*nap));
   }
 }
 

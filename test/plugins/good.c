@@ -80,6 +80,31 @@ long sum_with(long (*f)(long, long), const int* values, long n) {
   for (long i = 0; i < n; i++) sum = f(sum, values[i]);
   return sum;
 }
+// Arguments and results of every class, the ninth double and the seventh integer by the stack.
+double call_doubles(double (*f)(double, double, double, double, double, double, double, double,
+                                double)) {
+  return f(1, 2, 3, 4, 5, 6, 7, 8, 9.5) + 0.25;
+}
+long call_integers(long (*f)(int, short, signed char, long, long, long, long, long)) {
+  return f(-1, -2, -3, 4, 5, 6, 7, 8) + 1;
+}
+float call_mixed(float (*f)(struct point, int, struct mixed, float)) {
+  return f((struct point){1.5, 2.5}, 3, (struct mixed){4, 5.5}, 6.5f);
+}
+struct mixed call_pair(struct mixed (*f)(struct small)) {
+  return f((struct small){1, 2.5f, 3});
+}
+int64_t call_large(struct large (*f)(int64_t, struct large)) {
+  struct large r = f(7, (struct large){{1, 2, 3, 4, 5}});
+  int64_t sum = 0;
+  for (int i = 0; i < 5; i++) sum = sum * 10 + r.v[i];
+  return sum;
+}
+// In registers that a call keeps, and vectors that it does not: none may change by themselves.
+double around(double (*f)(double), double v) {
+  double a = v * 3, b = f(v);
+  return a + b;
+}
 
 // System calls: `n` of them.
 long denied(long n) {
