@@ -14,6 +14,7 @@
 #include "gc/window.h"
 #include "libdune/kernel_writes.h"
 #include "libdune/lock.h"
+#include "libdune/soft_dirty.h"
 #include "libdune/space.h"
 #include "libdune/sys.h"
 
@@ -323,6 +324,7 @@ Result<Tracker> Tracker::create() {
   if (!in_dune()) return Error{EPERM, "the thread is not in Dune mode"};
   if (!main_space().valid())
     return Error{EPERM, "another copy of libdune has entered Dune mode (dune-run's)"};
+  if (serves_soft_dirty()) return Error{EBUSY, "the dirty bits belong to pagemap and clear_refs"};
   if (has_io_uring()) return Error{EBUSY, "writes of an io_uring cannot be followed"};
   auto memory = fresh_memory(sizeof(State));
   if (!memory) return memory.error();

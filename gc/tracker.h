@@ -43,7 +43,8 @@
 //   ENOMEM   part of the range is not mapped; no memory for bitmaps or page tables
 //   EEXIST   watch(): this Tracker or another watches part of it already
 //   ENOENT   unwatch(), pages(): this Tracker does not watch part of it
-//   EBUSY    create(): the process has an io_uring, whose writes cannot be followed
+//   EBUSY    create(): the process has an io_uring, whose writes cannot be followed, or
+//            entered with Options::soft_dirty
 //   EBADF    no Tracker: never created, or moved from
 #ifndef DUNE_GC_TRACKER_H
 #define DUNE_GC_TRACKER_H

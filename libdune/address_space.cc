@@ -509,6 +509,14 @@ Result<void> AddressSpace::take_pages(Gva start, uint64_t blocks, uint64_t bits,
   return {};
 }
 
+Result<void> AddressSpace::clear_all(uint64_t bits) {
+  Access access(index_, generation_);
+  if (!access) return access.error();
+  FlushScope scope(access, nullptr);
+  access.map().clear_all(bits, scope.stale());
+  return {};
+}
+
 Result<void> AddressSpace::mark(Gva at, uint64_t bytes, uint64_t bits) {
   if (index_ >= kMaxSpaces || !spaces[index_].used) return Error{EBADF, "no address space"};
   if (at.value >= kUserEnd || bytes > kUserEnd - at.value) return Error{EINVAL};

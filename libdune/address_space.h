@@ -121,6 +121,9 @@ class AddressSpace {
   // PageMap::take_pages().  With `clear`, TLBs are flushed when it returns, or by `batch`.
   Result<void> take_pages(Gva start, uint64_t blocks, uint64_t bits, bool clear,
                           const uint64_t* mask, uint64_t* found, Batch* batch = nullptr);
+  // Clears `bits` at all user addresses, in the TLBs too; leaves get finer where there were
+  // any: PageMap::clear_all().
+  Result<void> clear_all(uint64_t bits);
   // Sets `bits` (kPteAccessed, kPteDirty) in the range.  Holds no lock.
   Result<void> mark(Gva at, uint64_t bytes, uint64_t bits);
 

@@ -44,6 +44,10 @@ struct FollowExec {
 struct Options {
   Forward forward = Forward::kDefault;
   const FollowExec* follow_exec = nullptr;  // null: execve leaves Dune mode
+  // The process's own /proc/PID/clear_refs and pagemap tell of the guest's dirty bits
+  // (soft_dirty.h): what dune-run --gc-dirty does.  io_uring and io_setup answer ENOSYS, and a
+  // gc::Tracker is not to be had.
+  bool soft_dirty = false;
 };
 
 // What /dev/dune and /dev/kvm say, without entering: a way to find out early, with cause

@@ -8,6 +8,7 @@
 #include "libdune/dune.hpp"
 #include "libdune/own_fds.h"
 #include "libdune/process.h"
+#include "libdune/soft_dirty.h"
 #include "libdune/space.h"
 #include "libdune/sys.h"
 #include "libdune/thread.h"
@@ -38,6 +39,7 @@ Result<void> prepare_process(const Options& options) {
     process.vcpu_flags = wants_fast(options.forward) ? DUNE_VCPU_FAST : 0;
     done = process.create(true);
     if (done) import_signal_actions();
+    if (done && options.soft_dirty) serve_soft_dirty();
     if (done && options.follow_exec) done = process.follow_exec(*options.follow_exec);
   } else if (process.inherited()) {
     drop_own_fds(false);

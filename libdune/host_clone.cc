@@ -16,6 +16,7 @@
 #include "libdune/print.h"
 #include "libdune/process.h"
 #include "libdune/ring_block.h"
+#include "libdune/soft_dirty.h"
 #include "libdune/sys.h"
 
 namespace dune {
@@ -49,6 +50,7 @@ uint64_t clone_flags(const dune_run& run) {
       .dec(static_cast<uint64_t>(ready.error().code))
       .text(")");
   thread.leaving = kModeNative;
+  soft_dirty_ran_natively();
   give_back_signal_stack(thread);
   dune_host_native(thread.native_frame());
 }

@@ -14,6 +14,7 @@
 
 #include "libdune/host.h"
 #include "libdune/process.h"
+#include "libdune/soft_dirty.h"
 #include "libdune/sys.h"
 
 namespace dune {
@@ -165,7 +166,7 @@ long exec_dynamic(Thread& thread, long nr, const long (&args)[5], const char* co
   size_t n;
 
   if (!reader.count(envp, n)) return -EFAULT;
-  Block block(thread, n + 4);
+  Block block(thread, n + 5);
   if (!block) return -ENOMEM;
   const char** const environment = block.here();
   const char* preload = nullptr;
@@ -181,6 +182,7 @@ long exec_dynamic(Thread& thread, long nr, const long (&args)[5], const char* co
   block.add(block.text("DUNE_RUN_FOLLOW=", follow.loader));
   block.add(process.vcpu_flags & DUNE_VCPU_FAST ? "DUNE_RUN_FORWARD=fast"
                                                 : "DUNE_RUN_FORWARD=plain");
+  if (serves_soft_dirty()) block.add("DUNE_RUN_GC_DIRTY=1");
   block.add(nullptr);
   long changed[5] = {args[0], args[1], args[2], args[3], args[4]};
   changed[envp_index] = sys::arg(environment);
@@ -194,7 +196,7 @@ long exec_static(Thread& thread, const char* path, const char* const* argv,
   size_t n;
 
   if (!reader.count(argv, n)) return -EFAULT;
-  Block block(thread, n + 8);
+  Block block(thread, n + 9);
   if (!block) return -ENOMEM;
   const char** const command = block.here();
   bool slash = false;
@@ -202,6 +204,7 @@ long exec_static(Thread& thread, const char* path, const char* const* argv,
   block.add(follow.loader);
   block.add("--follow-exec");
   block.add(process.vcpu_flags & DUNE_VCPU_FAST ? "--fast" : "--plain");
+  if (serves_soft_dirty()) block.add("--gc-dirty");
   block.add("--argv0");
   block.add(n ? argv[0] : "");
   block.add(slash ? path : block.text("./", path));

@@ -15,6 +15,7 @@
 #include "libdune/print.h"
 #include "libdune/ring_block.h"
 #include "libdune/rings.h"
+#include "libdune/soft_dirty.h"
 #include "libdune/sys.h"
 
 namespace dune {
@@ -71,6 +72,7 @@ const char* exit_reason_name(uint32_t reason) {
 // Natively for good.
 void leave_dune_mode(Thread& thread) {
   thread.leaving = kModeNative;
+  soft_dirty_ran_natively();
   give_back_signal_stack(thread);
 }
 
@@ -264,8 +266,13 @@ dune_tf* host_call(Thread& thread) {
     return nullptr;
   }
   if (tracks_kernel_writes()) begin_writes(thread);
-  dune_tf* next = special_call(thread, nr);
-  if (next != tracked_call()) abandon_writes(thread);
+  dune_tf* next = nullptr;
+  if (!serves_soft_dirty() || !soft_dirty_answer(thread, nr)) {
+    next = special_call(thread, nr);
+    if (next == tracked_call()) return next;
+    if (serves_soft_dirty()) soft_dirty_called(thread, nr);
+  }
+  abandon_writes(thread);
   return next;
 }
 
@@ -289,6 +296,7 @@ extern "C" [[gnu::visibility("hidden")]] dune_tf* dune_host_exit(dune::Thread* t
 // Behind a tracked call, whose result is in the run page.  Null, for dune_host_exited.
 extern "C" [[gnu::visibility("hidden")]] dune_tf* dune_host_tracked_end(dune::Thread* thread) {
   dune::end_writes(*thread, static_cast<long>(thread->run->gpr[DUNE_RAX]));
+  if (dune::serves_soft_dirty()) dune::soft_dirty_called(*thread, thread->writes.nr);
   return nullptr;
 }
 

@@ -15,6 +15,7 @@
 #include "libdune/process.h"
 #include "libdune/ring_block.h"
 #include "libdune/signals.h"
+#include "libdune/soft_dirty.h"
 #include "libdune/sys.h"
 
 namespace dune {
@@ -314,6 +315,13 @@ bool is_our_own_fault(const KernelSigInfo& info) {
           info.signal == SIGFPE);
 }
 
+// In kModeOnce: it is the signal of the one instruction, or came before that.
+bool at_the_instruction(Thread& thread, const KernelSigInfo& info, const KernelRegisters& r) {
+  constexpr uint64_t kTrapInsnBytes = 2;  // INT n, the longest that raises a signal behind itself
+  const uint64_t past = r.rip - thread.native_frame()->rip;
+  return past == 0 || (past <= kTrapInsnBytes && info.signal == SIGTRAP);
+}
+
 [[noreturn]] void own_fault(const KernelSigInfo& info, const KernelRegisters& r) {
   Line()
       .text("the host side faults at rip ")
@@ -343,6 +351,8 @@ extern "C" [[gnu::visibility("hidden")]] void dune_host_signal(int, KernelSigInf
     if (is_our_own_fault(*info)) own_fault(*info, native->registers);
     return keep(*thread, *info, *native, mask_in_force(*thread, *native));
   }
+  if (thread->mode == kModeOnce && !at_the_instruction(*thread, *info, r))
+    soft_dirty_ran_natively();
   // A seccomp filter's trap says where the call was made.
   if (info->signal == SIGSYS && info->code > 0) info->fields[0] = r.rip;
   const uint64_t live_mask =

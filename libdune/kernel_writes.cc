@@ -262,11 +262,11 @@ void add(KernelWrites& to, const Write& w, const uint64_t* arguments) {
   }
 }
 
-void set_special(uint64_t nr) {
+}  // namespace
+
+void make_special(uint32_t nr) {
   __atomic_fetch_or(&dune_special_calls[nr / 32], 1u << (nr % 32), __ATOMIC_RELAXED);
 }
-
-}  // namespace
 
 void KernelWrites::add(uint64_t at, uint64_t bytes) {
   if (!at || !bytes || at >= kUserEnd) return;
@@ -293,9 +293,9 @@ void track_kernel_writes(bool on) {
       __atomic_store_n(&dune_special_calls[i], special_before[i], __ATOMIC_RELAXED);
   }
   if (!on) return;
-  for (const Call& call : kCalls) set_special(call.nr);
-  for (uint16_t nr : kRefused) set_special(nr);
-  for (uint64_t nr = kFirstUnknown; nr < 512; nr++) set_special(nr);
+  for (const Call& call : kCalls) make_special(call.nr);
+  for (uint16_t nr : kRefused) make_special(nr);
+  for (uint32_t nr = kFirstUnknown; nr < 512; nr++) make_special(nr);
 }
 
 bool tracks_kernel_writes() { return __atomic_load_n(&users, __ATOMIC_ACQUIRE) != 0; }
@@ -315,6 +315,7 @@ void begin_writes(Thread& thread) {
   KernelWrites& writes = thread.writes;
 
   abandon_writes(thread);
+  writes.nr = static_cast<uint32_t>(nr);
   // Counted up only when complete, so that a harvest sees all of it or what it knew before.
   KernelWrites now;
   now.count = 0;

@@ -30,6 +30,8 @@ namespace dune {
 // Counted: the table is in use until everyone has taken his request back.
 void track_kernel_writes(bool on);
 bool tracks_kernel_writes();
+// Calls of this number (below 512) take the way over the host side from now on.
+void make_special(uint32_t nr);
 
 // Host side, around the call that stands in the run page.
 void begin_writes(Thread& thread);

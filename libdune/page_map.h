@@ -141,6 +141,9 @@ class PageMap {
   // counts for all pages that `mask` has; one of 1 GiB likewise, but is not cleared.
   void take_pages(Gva start, uint64_t blocks, uint64_t bits, bool clear, const uint64_t* mask,
                   uint64_t* found, Stale& stale);
+  // Clears `bits` (accessed, dirty) in all leaves of user addresses.  A large leaf that had any
+  // of them is split by one level, while tables are plenty: the next look is finer there.
+  void clear_all(uint64_t bits, Stale& stale);
   // Sets `bits` (accessed, dirty) in all leaves of the range.  Needs no lock: a table that
   // is freed meanwhile may get a bit that means nothing.
   void mark(Gva start, uint64_t bytes, uint64_t bits);
@@ -184,6 +187,7 @@ class PageMap {
   Result<uint64_t*> reach(uint64_t va, int level);
   Result<void> below(uint64_t* entry, int level);
   uint64_t* find(uint64_t va, int* level) const;
+  void clear_table(Gpa table, int level, uint64_t va, uint64_t bits, Stale& stale);
   Result<int> unit(uint64_t at, uint64_t end, bool fill);
   bool claimed_in(uint64_t start, uint64_t end) const;
   int level_for(uint64_t va, uint64_t gpa, uint64_t rest, PageSize largest) const;

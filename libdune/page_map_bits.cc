@@ -80,6 +80,38 @@ void PageMap::take_pages(Gva start, uint64_t blocks, uint64_t bits, bool clear,
   }
 }
 
+// `va`: where `table` starts.
+void PageMap::clear_table(Gpa table, int level, uint64_t va, uint64_t bits, Stale& stale) {
+  constexpr unsigned kEntries = 512;
+  constexpr uint64_t kAddress = 0x000ffffffffff000ull;
+  const uint64_t step = 1ull << (12 + 9 * (level - 1));
+  uint64_t* entries = arena_->entries(table);
+
+  if (level == 1) {
+    uint64_t found = 0;
+    for (unsigned w = 0; w < kEntries; w += 64) found |= take_word(entries + w, bits, true, ~0ull);
+    if (found) stale.add(va, kBlock);
+    return;
+  }
+  // The upper half of the root is not the user's.
+  const unsigned count = level == 4 ? kEntries / 2 : kEntries;
+  for (unsigned i = 0; i < count; i++, va += step) {
+    const uint64_t e = load(&entries[i]);
+    if (present_leaf(e, level)) {
+      if (!(e & bits)) continue;
+      __atomic_fetch_and(&entries[i], ~bits, __ATOMIC_ACQ_REL);
+      stale.add(va, step);
+      if (!arena_->half_used()) (void)below(&entries[i], level);
+    } else if (e & kPtePresent) {
+      clear_table(Gpa(e & kAddress), level - 1, va, bits, stale);
+    }
+  }
+}
+
+void PageMap::clear_all(uint64_t bits, Stale& stale) {
+  clear_table(table_.root(), 4, 0, bits & (kPteAccessed | kPteDirty), stale);
+}
+
 void PageMap::mark(Gva start, uint64_t bytes, uint64_t bits) {
   bits &= kPteAccessed | kPteDirty;
   const uint64_t end = start.value + bytes;

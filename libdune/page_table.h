@@ -74,6 +74,7 @@ class TableArena {
   // From the GPA of a table page to its entries.
   uint64_t offset() const { return base_.value - gpa_.value; }
   size_t pages_in_use() const { return in_use_; }
+  bool half_used() const { return in_use_ * 4096 > size_ / 2; }
 
  private:
   void lock();

@@ -10,6 +10,7 @@
 
 #include "libdune/offsets.h"
 #include "libdune/own_fds.h"
+#include "libdune/soft_dirty.h"
 #include "libdune/space.h"
 #include "libdune/sys.h"
 
@@ -219,6 +220,7 @@ Result<void> Process::create(bool fresh) {
   pcid_mask = features & DUNE_FEATURE_PCID ? kMaxSpaces - 1 : 0;
   if (!fresh) {
     slots.forget();
+    soft_dirty_after_fork();
     threads = nullptr;
     threads_lock = SpinLock();
   }

@@ -33,14 +33,15 @@ long native_sigaction(int signal, const KernelAction* action, KernelAction* old)
   return sys::call(__NR_rt_sigaction, signal, sys::arg(action), sys::arg(old), sizeof(uint64_t));
 }
 
-// One probe for each page; `probe` says whether 8 bytes can be accessed.
+// One probe for each page; `probe` says whether 8 bytes can be accessed.  Null would ask Linux
+// for nothing.
 template <typename Probe>
 bool for_each_page(uint64_t p, size_t bytes, Probe probe) {
   const uint64_t end = p + bytes;
 
   if (end < p || end > kUserEnd) return false;
   for (uint64_t at = p & ~7ull; at < end; at = (at + kPageBytes) & ~(kPageBytes - 1))
-    if (!probe(at)) return false;
+    if (!probe(at ? at : 8)) return false;
   return true;
 }
 

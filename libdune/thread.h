@@ -91,6 +91,7 @@ struct KernelWrites {
   static constexpr uint32_t kRanges = 12;
 
   uint32_t count;     // 0: no call in flight
+  uint32_t nr;        // its number
   bool result_bytes;  // the result says how much of ranges[0] was written
   WriteRange ranges[kRanges];
 

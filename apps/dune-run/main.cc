@@ -44,6 +44,9 @@ constexpr char kHelp[] =
     "              where the module has it)\n"
     "  --follow-exec\n"
     "              programs that PROGRAM executes run in Dune mode too\n"
+    "  --gc-dirty  /proc/PID/clear_refs and pagemap of the process itself tell of the CPU's\n"
+    "              dirty bits instead of Linux's soft-dirty bits: programs on libgc become\n"
+    "              generational by GC_ENABLE_INCREMENTAL=1\n"
     "  --argv0 NAME\n"
     "              PROGRAM's name for itself (default: PROGRAM)\n"
     "  --help      this text\n"
@@ -55,6 +58,7 @@ constexpr char kHelp[] =
 struct Arguments {
   bool stats = false;
   bool follow = false;
+  bool gc_dirty = false;
   char* argv0 = nullptr;
   const char* forward = nullptr;
   char** command = nullptr;  // PROGRAM and its arguments
@@ -62,11 +66,15 @@ struct Arguments {
 
 // Ends the process on --help, --version and wrong usage.
 Arguments parse(int argc, char** argv) {
-  static const option options[] = {
-      {"stats", no_argument, nullptr, 's'},       {"plain", no_argument, nullptr, 'p'},
-      {"fast", no_argument, nullptr, 'f'},        {"follow-exec", no_argument, nullptr, 'e'},
-      {"argv0", required_argument, nullptr, '0'}, {"help", no_argument, nullptr, 'h'},
-      {"version", no_argument, nullptr, 'v'},     {}};
+  static const option options[] = {{"stats", no_argument, nullptr, 's'},
+                                   {"plain", no_argument, nullptr, 'p'},
+                                   {"fast", no_argument, nullptr, 'f'},
+                                   {"follow-exec", no_argument, nullptr, 'e'},
+                                   {"gc-dirty", no_argument, nullptr, 'g'},
+                                   {"argv0", required_argument, nullptr, '0'},
+                                   {"help", no_argument, nullptr, 'h'},
+                                   {"version", no_argument, nullptr, 'v'},
+                                   {}};
   Arguments arguments;
 
   // "+": options behind PROGRAM are PROGRAM's.
@@ -76,6 +84,7 @@ Arguments parse(int argc, char** argv) {
       case 'p': arguments.forward = "plain"; break;
       case 'f': arguments.forward = "fast"; break;
       case 'e': arguments.follow = true; break;
+      case 'g': arguments.gc_dirty = true; break;
       case '0': arguments.argv0 = optarg; break;
       case 'h': fputs(kHelp, stdout); exit(0);
       case 'v': printf("dune-run %s\n", kVersion); exit(0);
@@ -121,6 +130,7 @@ void set_environment(const std::string& library, const Arguments& arguments, int
   setenv("LD_PRELOAD", preload.c_str(), 1);
   if (arguments.forward) setenv(kForwardVariable, arguments.forward, 1);
   if (arguments.follow) setenv(kFollowVariable, own_path().c_str(), 1);
+  if (arguments.gc_dirty) setenv(kGcDirtyVariable, "1", 1);
   if (stats_socket >= 0) setenv(kStatsVariable, std::to_string(stats_socket).c_str(), 1);
 }
 
@@ -133,6 +143,7 @@ void set_environment(const std::string& library, const Arguments& arguments, int
     const dune::FollowExec follow = {library.c_str(), self.c_str()};
     dune::Options options;
     if (arguments.follow) options.follow_exec = &follow;
+    options.soft_dirty = arguments.gc_dirty;
     if (arguments.forward)
       options.forward =
           strcmp(arguments.forward, "plain") == 0 ? dune::Forward::kPlain : dune::Forward::kFast;

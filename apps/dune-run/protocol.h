@@ -7,9 +7,10 @@
 namespace runner {
 
 // Environment variables from dune-run to the preload library, which removes them.
-constexpr char kStatsVariable[] = "DUNE_RUN_STATS_FD";   // socket that wants the VM's fd
-constexpr char kForwardVariable[] = "DUNE_RUN_FORWARD";  // "plain" or "fast"
-constexpr char kFollowVariable[] = "DUNE_RUN_FOLLOW";    // dune-run's path: --follow-exec
+constexpr char kStatsVariable[] = "DUNE_RUN_STATS_FD";    // socket that wants the VM's fd
+constexpr char kForwardVariable[] = "DUNE_RUN_FORWARD";   // "plain" or "fast"
+constexpr char kGcDirtyVariable[] = "DUNE_RUN_GC_DIRTY";  // any value: --gc-dirty
+constexpr char kFollowVariable[] = "DUNE_RUN_FOLLOW";     // dune-run's path: --follow-exec
 
 // As env(1), nohup(1) and others have it.
 constexpr int kExitCannotEnter = 125;

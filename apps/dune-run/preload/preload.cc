@@ -68,6 +68,10 @@ void restore_preload() {
     options.forward = strcmp(value, "plain") == 0 ? dune::Forward::kPlain : dune::Forward::kFast;
     remove(at);
   }
+  if (find(runner::kGcDirtyVariable, &at)) {
+    options.soft_dirty = true;
+    remove(at);
+  }
   const dune::FollowExec follow = {own_path, loader_path};
   if (const char* value = find(runner::kFollowVariable, &at)) {
     snprintf(loader_path, sizeof(loader_path), "%s", value);
