@@ -194,3 +194,36 @@ TEST_CASE("random ranges agree with the model") {
   REQUIRE_NOTHROW(m.compare());
   REQUIRE_NOTHROW(m.destroy());
 }
+
+TEST_CASE("cleared everywhere, and finer where there was something") {
+  CheckedMap m(PageSize::k1G, 1 << 20);
+  Stale stale;
+  const auto size_at = [&](Gva va) { return m.map().next(va, va + 4096)->size; };
+  const auto flags_at = [&](Gva va) { return m.map().next(va, va + 4096)->flags; };
+  REQUIRE(m.map().fill(kVa).ok());
+  REQUIRE(m.map().fill(kVa + (5ull << 30)).ok());
+  m.map().clear_all(kPteDirty, stale);
+  CHECK((stale.low == kVa.value && stale.high == kVa.value + (6ull << 30) - 1));
+  CHECK((size_at(kVa) == PageSize::k2M && size_at(kVa + (5ull << 30)) == PageSize::k2M));
+  CHECK((flags_at(kVa) & (kPteDirty | kPteAccessed)) == kPteAccessed);
+
+  m.map().mark(kVa + (4 << 20), 1, kPteDirty);
+  Stale second;
+  m.map().clear_all(kPteDirty, second);
+  CHECK((second.low == kVa.value + (4 << 20) && second.high == kVa.value + (6 << 20) - 1));
+  CHECK((size_at(kVa + (4 << 20)) == PageSize::k4K && size_at(kVa) == PageSize::k2M));
+  m.map().mark(kVa + (4 << 20) + 4096, 1, kPteDirty);
+  CHECK((flags_at(kVa + (4 << 20) + 4096) & kPteDirty));
+  CHECK(!(flags_at(kVa + (4 << 20)) & kPteDirty));
+  Stale third, none;
+  m.map().clear_all(kPteDirty, third);
+  CHECK((third.any() && !(flags_at(kVa + (4 << 20) + 4096) & kPteDirty)));
+  m.map().clear_all(kPteDirty, none);
+  CHECK(!none.any());
+
+  // With half of the arena in use leaves stay as they are, and are cleared all the same.
+  while (!m.arena().half_used()) REQUIRE(m.arena().alloc().ok());
+  m.map().mark(kVa, 1, kPteDirty);
+  m.map().clear_all(kPteDirty, stale);
+  CHECK((size_at(kVa) == PageSize::k2M && !(flags_at(kVa) & kPteDirty)));
+}
