@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <filesystem>
 
 #include "libdune/sys.h"
 #include "sandbox/plugin_host.h"
@@ -282,7 +283,12 @@ Result<Plugin> Plugin::load(const std::string& library, const PluginOptions& opt
   }
   auto common = std::make_shared<Common>();
   common->options = options;
-  if (library.find('/') != std::string::npos) common->options.readable.push_back(library);
+  std::string path = library;
+  if (library.find('/') != std::string::npos) {
+    std::error_code ignored;  // inside, another directory is the current one
+    path = std::filesystem::absolute(library, ignored).lexically_normal();
+    common->options.readable.push_back(path);
+  }
   common->policy = options.policy ? *options.policy : quiet_policy();
   common->while_loading = common->policy;
   for (unsigned n = 0; n < kMaxCall; n++) {
@@ -326,9 +332,9 @@ Result<Plugin> Plugin::load(const std::string& library, const PluginOptions& opt
 
   Plugin plugin(std::move(state));
   const plugin_host_table& table = common->table;
-  const Remote<void> name = plugin.allocate(library.size() + 1);
+  const Remote<void> name = plugin.allocate(path.size() + 1);
   uint64_t handle = 0;
-  if (name && plugin.write(name.at, library.c_str(), library.size() + 1)) {
+  if (name && plugin.write(name.at, path.c_str(), path.size() + 1)) {
     Function<uint64_t(Remote<void>)> open(plugin, table.open);
     auto opened = open(name);
     if (!opened) {

@@ -117,7 +117,7 @@ class Function<R(A...)> {
 
 class Plugin {
  public:
-  // `library`: a path, or a name that the dynamic linker looks for.  Its constructors run
+  // `library`: a path (with a slash), or a name that the dynamic linker looks for.  Its constructors run
   // here, under memory limit and deadline.  Errors, with a line in `why`: ENOENT, ENOEXEC,
   // ENOMEM, ETIME, EFAULT (a constructor crashed), EACCES (policy).
   static Result<Plugin> load(const std::string& library, const PluginOptions& options,

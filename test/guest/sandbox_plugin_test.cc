@@ -452,6 +452,17 @@ TEST_CASE("plugin: threads, each with sandboxes of its own") {
   CHECK(good == 4);
 }
 
+TEST_CASE("plugin: a path may be relative") {
+  REQUIRE(dune::enter().ok());
+  std::string why;
+  const std::string path = library("good");
+  REQUIRE(chdir(path.substr(0, path.rfind('/')).c_str()) == 0);
+  auto plugin = Plugin::load("./good.so", {}, why);
+  INFO(why);
+  REQUIRE(plugin.ok());
+  CHECK(*plugin->function<int(int, int)>("add")(40, 2) == 42);
+}
+
 TEST_CASE("plugin: libraries that cannot be loaded say why") {
   std::string why;
   CHECK(load_error("/nowhere/libx.so", why) == ENOENT);

@@ -95,7 +95,7 @@ $(B)/libdune-sandbox.a: $(LIBDUNE_SANDBOX)
 
 # apps, but for those that their flags.mk puts into apps.unfinished
 APPS := $(filter-out $(apps.unfinished),\
-	$(foreach directory,$(wildcard apps/*/),$(if $(wildcard $(directory)*.cc),$(notdir $(directory:/=)))))
+	$(foreach directory,$(wildcard apps/*/),$(if $(wildcard $(directory)*.cc $(directory)*.c),$(notdir $(directory:/=)))))
 $(foreach app,$(APPS),$(eval $(call program,programs,$(B)/$(app),$(call objects,$(call sources,apps/$(app))))))
 
 # plugins that the tests and the benchmark put into a sandbox
