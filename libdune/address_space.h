@@ -19,6 +19,9 @@
 // threads that use another space: they find out when they switch.  A Batch collects
 // changes and does it once.
 //
+// A fork child has the main space alone, and that with the default mapping: holes, rights
+// and what was mapped, ring 3's pages among it, are the parent's.
+//
 // All calls work in Dune mode and natively (activate() in Dune mode only), on any thread,
 // in trap handlers too.  Errors are errno values:
 //

@@ -90,14 +90,15 @@ Result<void> map_default(Gva gva);
 
 // A trap handler runs in ring 0, on a stack of the thread's own, with the vector state
 // saved.  It may change the frame, which is loaded when it returns; it may fault, make
-// system calls, or leave by longjmp.
+// system calls, take signals (on that stack, SA_ONSTACK or not), or leave by longjmp.
 using TrapHandler = void (*)(dune_tf& frame, void* context);
 // error: FEC_* of dune.h.
 using PageFaultHandler = void (*)(Gva address, uint64_t error, dune_tf& frame, void* context);
 
 // One handler per vector for the whole process; null removes.  Without one, the thread
 // leaves Dune mode and the same instruction faults natively, so that Linux's signal shows
-// the truth.  Vector 14 is only asked when on_page_fault() has none.
+// the truth; interrupts (interrupts.h) are dropped.  Vector 14 is only asked when
+// on_page_fault() has none.
 void on_trap(uint8_t vector, TrapHandler handler, void* context = nullptr);
 // For faults that the default mapping does not resolve.
 void on_page_fault(PageFaultHandler handler, void* context = nullptr);

@@ -11,10 +11,12 @@
 #include <cerrno>
 
 #include "libdune/host.h"
+#include "libdune/interrupts.h"
 #include "libdune/print.h"
 #include "libdune/process.h"
 #include "libdune/ring0.h"
 #include "libdune/ring_block.h"
+#include "libdune/signals.h"
 #include "libdune/sys.h"
 #include "libdune/thread.h"
 
@@ -50,6 +52,15 @@ void emulate_vsyscall(dune_tf& tf) {
 
 uint8_t code_byte(uint64_t rip) { return *reinterpret_cast<const uint8_t*>(rip); }
 
+// Of an interrupt vector in ring 0: `int $n`, and not a timer or another thread.
+bool by_instruction(const TrapFrame& f) {
+  const uint64_t at = f.tf.rip - 2;
+  // The page before belongs to the instruction, or is anybody's.
+  if (((at ^ f.tf.rip) & ~(kPageBytes - 1)) && !(readable(at, 1) && map_default(Gva(at))))
+    return false;
+  return code_byte(at) == 0xcd && code_byte(at + 1) == f.vector;
+}
+
 // A trap (as opposed to a fault) has rip behind the instruction.  Natively it is to happen
 // again, so go back to its start.
 void rewind(const TrapFrame& f, dune_tf& tf) {
@@ -61,7 +72,7 @@ void rewind(const TrapFrame& f, dune_tf& tf) {
     case T_BRKPT: tf.rip -= code_byte(tf.rip - 1) == 0xcc ? 1 : 2; break;
     case T_OFLOW: tf.rip -= 2; break;
     default:
-      if (f.vector >= 32) tf.rip -= 2;  // only INT n gets here
+      if (f.vector >= kFirstInterrupt) tf.rip -= 2;  // `int $n`
   }
 }
 
@@ -79,7 +90,8 @@ int signal_of(uint64_t vector) {
 }
 
 // Ring 3 never goes on natively: it would be free there.
-[[noreturn]] void end_ring3(const TrapFrame& f, const char* why) {
+[[noreturn]] void end_at_trap(const TrapFrame& f, const char* why) {
+  clear_ring3_mark(*f.thread);  // the system calls from here on are ring 0's
   Line()
       .text(why)
       .text(": vector ")
@@ -112,7 +124,7 @@ void take_over(Thread& thread) {
 }
 
 [[noreturn]] void unhandled(TrapFrame& f) {
-  if (of_ring3(f)) end_ring3(f, "ring 3 raised a trap that nobody handles");
+  if (of_ring3(f)) end_at_trap(f, "ring 3 raised a trap that nobody handles");
   rewind(f, f.tf);
   leave_at(f.tf, kLeaveTrap);
 }
@@ -140,17 +152,27 @@ TrapFrame* to_handler_stack(TrapFrame& f) {
 
   if (of_ring3(f))
     top = thread.ring_block().context->entry_sp;
-  else if (f.tf.rsp > thread.handler_stack_low() && f.tf.rsp <= top)
+  else if (thread.on_handler_stack(f.tf.rsp))
     top = (f.tf.rsp - kRedZone) & ~15ull;
   top -= sizeof(TrapFrame);
   if (top < thread.handler_stack_low() + dune_xsave_bytes + kHandlerStackSpare) {
-    if (of_ring3(f)) end_ring3(f, "traps nest too deeply");
+    if (of_ring3(f)) end_at_trap(f, "traps nest too deeply");
     leave_at(f.tf, kLeaveNestedDeep);
   }
 
   auto* copy = reinterpret_cast<TrapFrame*>(top);
   copy_words(copy, &f, sizeof(f));
   return copy;
+}
+
+// Whether it is an interrupt that has no handler, or none any more.  (Ring 3 has no `int`
+// that gets here.)
+bool for_nobody(TrapFrame& f, bool of_client) {
+  if (f.vector < kFirstInterrupt || f.vector == kSignalVector || of_client ||
+      dune_handlers.trap[f.vector].kind)
+    return false;
+  if (!of_ring3(f) && by_instruction(f)) unhandled(f);
+  return true;
 }
 
 // True: the access will work when it is made again.
@@ -175,26 +197,28 @@ using dune::TrapFrame;
 extern "C" [[gnu::visibility("hidden")]] TrapFrame* dune_trap(TrapFrame* f) {
   // The IST stack's own pointer stands just above the frame (thread.cc).
   f->thread = *reinterpret_cast<dune::Thread**>(f + 1);
+  if (f->vector == T_PGFLT) f->cr2 = dune::read_cr2().value;
+  if (!dune::of_ring3(*f) && f->thread->trap_on_ist(f->tf.rsp) == f)
+    dune::end_at_trap(*f, "trap in libdune's own trap code");  // over the frame of the first
   const bool of_client = dune::of_ring3(*f) && f->thread->ring_block().context->client;
-  if (f->vector == T_PGFLT) {
-    f->cr2 = dune::read_cr2().value;
-    if (!of_client && dune::map_on_demand(*f)) return nullptr;
-  }
+  if (dune::for_nobody(*f, of_client)) return nullptr;
+  if (f->vector == T_PGFLT && !of_client && dune::map_on_demand(*f)) return nullptr;
   if (dune::of_ring3(*f)) {
     dune::take_over(*f->thread);
     if (of_client || f->vector == dune::kSignalVector) return dune::to_handler_stack(*f);
   } else if (f->vector == dune::kSignalVector) {
     return nullptr;  // where it stands now, the signal's handler has run or is to run
   } else if (dune::ring3_marked(*f->thread)) {
-    dune::end_ring3(*f, f->tf.rip == reinterpret_cast<uint64_t>(dune_ring3_iret)
-                            ? "a handler sends ring 3 to an address that is not canonical"
-                            : "trap on the way between the rings");
+    dune::end_at_trap(*f, f->tf.rip == reinterpret_cast<uint64_t>(dune_ring3_iret)
+                              ? "a handler sends ring 3 to an address that is not canonical"
+                              : "trap on the way between the rings");
   }
   if (f->vector == T_PGFLT) {
     if (dune::is_vsyscall(*f) || dune::dune_handlers.page_fault.kind)
       return dune::to_handler_stack(*f);
   }
-  if (!dune::dune_handlers.trap[f->vector].kind) dune::unhandled(*f);
+  if (f->vector < dune::kFirstInterrupt && !dune::dune_handlers.trap[f->vector].kind)
+    dune::unhandled(*f);
   return dune::to_handler_stack(*f);
 }
 
@@ -208,7 +232,7 @@ extern "C" [[gnu::visibility("hidden")]] void dune_trap_handler(TrapFrame* f) {
     return;
   }
   if (f->vector == VECTOR_SYSCALL && !dune::dune_handlers.syscall.kind)
-    dune::end_ring3(*f, "ring 3 made a system call and there is no handler");
+    dune::end_at_trap(*f, "ring 3 made a system call and there is no handler");
   const Handler& h = f->vector == VECTOR_SYSCALL ? dune::dune_handlers.syscall
                      : page_fault && dune::dune_handlers.page_fault.kind
                          ? dune::dune_handlers.page_fault

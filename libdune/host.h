@@ -28,8 +28,9 @@ extern const char dune_host_clone_check[], dune_host_cloned[], dune_host_clone_b
 extern const char dune_host_child[], dune_host_child_end[];
 extern const char dune_host_sigreturn_check[], dune_host_sigreturn_done[];
 
-// The same for the guest (guest_entry.S).
+// The same for the guest (guest_entry.S, guest_traps.S).
 extern const char dune_guest_syscall_end[];
+extern const char dune_guest_trap_switch[], dune_guest_trap_switched[];
 extern const char dune_guest_trap_end[], dune_guest_trap_done[];
 }
 #pragma GCC visibility pop

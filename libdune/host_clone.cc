@@ -68,6 +68,7 @@ uint64_t clone_flags(const dune_run& run) {
   copy_words(&rings, &thread.ring_block(), sizeof(rings));
   if (ready) ready = thread.create_vcpu();
   copy_words(&thread.ring_block(), &rings, sizeof(rings));
+  if (ready) ready = process.map_native(rings.context, sizeof(*rings.context));
   start(thread, ready);
 }
 

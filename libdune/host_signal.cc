@@ -153,6 +153,7 @@ Where parked(Thread& thread, KernelRegisters& r) {
     r.rip = reinterpret_cast<uint64_t>(dune_ring3_enter_check);
   if (within(r.rip, dune_ring3_call_check, dune_ring3_call_checked))
     r.rip = reinterpret_cast<uint64_t>(dune_ring3_call_check);
+  if (within(r.rip, dune_guest_trap_switch, dune_guest_trap_switched)) return Where::kLater;
   if (const TrapFrame* frame = thread.trap_on_ist(r.rsp)) {
     if (!within(r.rip, dune_guest_trap_end, dune_guest_trap_done)) return Where::kLater;
     registers_from_frame(frame->tf, r);
@@ -261,7 +262,7 @@ void go_host(Thread& thread, void (*place)(Thread*), uint64_t mask, KernelContex
   r.rip = reinterpret_cast<uint64_t>(place);
   r.rdi = reinterpret_cast<uint64_t>(&thread);
   r.rsp = thread.host_sp;
-  r.rflags = kRflagsPlain;
+  r.rflags = kRflagsInterrupts | kRflagsFixed;
   r.fpstate = 0;
   context.mask = mask;
 }
@@ -438,7 +439,7 @@ extern "C" [[gnu::visibility("hidden")]] void dune_host_after_sigreturn(Thread* 
   KernelRegisters r;
 
   copy(r, thread->sigreturn);
-  r.rflags = (r.rflags & kRflagsRestored) | kRflagsPlain;
+  r.rflags = (r.rflags & (kRflagsRestored | kRflagsInterrupts)) | kRflagsFixed;
   // As Linux: an answer like EPERM changes nothing.
   thread->alternate.change(thread->sigreturn_stack, r.rsp);
   registers_to_run(r, *thread->run);

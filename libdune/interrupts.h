@@ -8,8 +8,9 @@
 //
 // A thread that runs in Dune mode is interrupted at once, in ring 0 (when RFLAGS.IF is
 // set) or ring 3; one that is in a system call when the call is over.  A vector that is
-// sent again before it was delivered is delivered once.  Costs one VM exit of the
-// sender, and one of the target if it runs: there are no posted interrupts.
+// sent again before it was delivered is delivered once, and one without a handler is
+// dropped.  Costs one VM exit of the sender, and one of the target if it runs: there are no
+// posted interrupts.
 #ifndef LIBDUNE_INTERRUPTS_H
 #define LIBDUNE_INTERRUPTS_H
 

@@ -107,7 +107,9 @@ constexpr uint32_t kFpMagic1 = 0x46505853;
 // RFLAGS that rt_sigreturn takes from the program (FIX_EFLAGS).
 constexpr uint64_t kRflagsRestored = 0x50dd5;  // AC OF DF TF SF ZF AF PF CF RF
 constexpr uint64_t kRflagsTrap = 0x100, kRflagsDirection = 0x400, kRflagsResume = 0x10000;
-constexpr uint64_t kRflagsPlain = 0x202;  // IF and the bit that is always one
+// Not natively, where it is always set: here a signal may strike with interrupts off.
+constexpr uint64_t kRflagsInterrupts = 0x200;
+constexpr uint64_t kRflagsFixed = 2;
 
 }  // namespace dune
 

@@ -97,11 +97,14 @@ VectorState ring3_vectors(dune_tf& frame) {
   return {reinterpret_cast<char*>(Thread::current()) + THREAD_VECTORS, bytes};
 }
 
+// A fork child has a VCPU of its own, whose ring 3 starts with GS base 0.
 void pass_syscall(dune_tf& tf) {
+  const uint64_t gs = ring3_gs();
   tf.rax = static_cast<uint64_t>(sys::call(static_cast<long>(tf.rax), static_cast<long>(tf.rdi),
                                            static_cast<long>(tf.rsi), static_cast<long>(tf.rdx),
                                            static_cast<long>(tf.rcx), static_cast<long>(tf.r8),
                                            static_cast<long>(tf.r9)));
+  if (tf.rax == 0) (void)set_ring3_gs(gs);
 }
 
 uint64_t ring3_fs() { return block().user_fs; }

@@ -13,7 +13,8 @@
 // Ring 3 reaches only pages with kPteUser (AddressSpace).  Its system calls, traps and
 // exceptions run the process's handlers in ring 0, on a stack of ring 0, with ring 0's FS
 // and GS bases; int 0x80, sysenter and far calls to ring 0 arrive as #GP, an unknown
-// trap without a handler ends the process.  When the handler returns, ring 3 goes on with
+// trap without a handler ends the process.  A handler that ring 0 may run into as well, a
+// timer's say, asks (frame.cs & 3) first.  When the handler returns, ring 3 goes on with
 // the frame.  Whatever the handler left in it, ring 3 gets: CS and SS of ring 3, IF set,
 // IOPL 0.
 //
@@ -42,7 +43,8 @@ dune_tf ring3_frame(Gva entry, Gva stack, uint64_t argument = 0);
 // Goes to ring 3 with the registers in `frame`, and comes back when a handler calls
 // leave_ring3() on this thread, with its value.  May be nested in a handler.
 // Precondition: in_dune().  EINVAL: rip is not canonical.  (-errno: negative results of
-// leave_ring3() are the program's own.)
+// leave_ring3() are the program's own.)  It is left by leave_ring3() only, not by longjmp().
+// leave_ring3() outside of it ends the process with one line.
 Result<long> enter_ring3(const dune_tf& frame);
 [[noreturn]] void leave_ring3(long value);
 
@@ -115,7 +117,8 @@ VectorState ring3_vectors(dune_tf& frame);
 void pass_syscall(dune_tf& frame);
 
 // FS and GS bases of ring 3 on this thread.  Without a client the first enter_ring3() starts
-// with ring 0's FS base.  EINVAL: not canonical.
+// with ring 0's FS base.  In a fork child, but one of pass_syscall()'s, the GS base is 0.
+// EINVAL: not canonical.
 uint64_t ring3_fs();
 Result<void> set_ring3_fs(uint64_t base);
 uint64_t ring3_gs();

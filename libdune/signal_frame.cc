@@ -31,10 +31,13 @@ struct Place {
   uint64_t fp = 0;
 };
 
+// In a trap handler the handler stack takes the alternate one's place: traps nest only below
+// what is in use there, and what the trap interrupted may be on the alternate stack.
 Place find_place(const Thread& thread, uint64_t sp, bool wants_alternate, size_t fp_size) {
   const AlternateStack& alternate = thread.alternate;
   bool bounded = alternate.on(sp);  // on the alternate stack already
 
+  if (thread.on_handler_stack(sp)) wants_alternate = false;
   sp -= kRedZone;
   if (wants_alternate && alternate.usable() && !alternate.on(sp)) {
     sp = alternate.top();

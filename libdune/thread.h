@@ -155,6 +155,9 @@ struct alignas(16) Thread {
   uint64_t handler_stack_high() const {
     return reinterpret_cast<uint64_t>(this) - kIstStacks * kIstStackBytes;
   }
+  bool on_handler_stack(uint64_t sp) const {
+    return sp > handler_stack_low() && sp <= handler_stack_high();
+  }
 
   // Where the registers stand with which the thread goes on natively.
   dune_tf* native_frame() { return reinterpret_cast<dune_tf*>(host_sp); }

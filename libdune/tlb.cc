@@ -19,6 +19,7 @@
 
 #include "libdune/process.h"
 #include "libdune/ring0.h"
+#include "libdune/ring_block.h"
 #include "libdune/space.h"
 #include "libdune/sys.h"
 #include "libdune/thread.h"
@@ -76,12 +77,13 @@ void flush_stale(uint32_t index, Stale& stale) {
 
 namespace {
 
-// The thread's own memory has to be in the space before the first trap there.
+// The thread's own memory has to be in the space before the first trap there; and, when ring 3
+// is to go on there, what says who answers for it.
 [[gnu::noinline]] void prepare(Thread& thread, Space& s) {
   Locked locked(s.lock);
   const auto low = reinterpret_cast<uint64_t>(thread.mapping());
-  for (uint64_t at :
-       {low, low + thread.mapping_bytes() - 1, reinterpret_cast<uint64_t>(thread.run)})
+  for (uint64_t at : {low, low + thread.mapping_bytes() - 1, reinterpret_cast<uint64_t>(thread.run),
+                      reinterpret_cast<uint64_t>(thread.ring_block().context)})
     (void)s.map.fill(Gva(at));
 }
 

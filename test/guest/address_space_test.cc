@@ -24,10 +24,13 @@ namespace {
 constexpr uint64_t kPage = 4096;
 const Gva kElsewhere(0x300000000000);  // where no program has memory
 
-// In Dune mode for the length of a test.
+// In Dune mode for the length of a test, which may leave something at kElsewhere.
 struct InDune {
   InDune() { REQUIRE(enter().ok()); }
-  ~InDune() { leave(); }
+  ~InDune() {
+    (void)main_space().reset(kElsewhere, 16 * kPage);
+    leave();
+  }
 };
 
 char* pages(size_t n) {

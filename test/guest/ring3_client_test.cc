@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/time.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -18,6 +19,7 @@
 #include "libdune/address_space.h"
 #include "libdune/dune.hpp"
 #include "libdune/interrupts.h"
+#include "test/guest/in_child.h"
 
 using namespace dune;
 
@@ -52,6 +54,10 @@ PIECE(c3_exit, "mov $60, %eax; syscall; ud2")
 PIECE(c3_call39, "mov $39, %eax; syscall; ret")
 PIECE(c3_return_number,
       "mov $0x44754e45, %eax; mov $9, %edi; syscall; mov %rax, %rdi; mov $60, %eax; syscall; ud2")
+PIECE(c3_fork,
+      "mov $0x123000, %eax; wrgsbase %rax; mov $0x456000, %eax; wrfsbase %rax; mov $57, %eax;"
+      "syscall; mov %rax, %rdi; mov $60, %eax; syscall; ud2")
+PIECE(c3_call_then_read, "mov $39, %eax; syscall; mov (%rdi), %rdi; mov $60, %eax; syscall; ud2")
 PIECE(c3_ud, "ud2; mov $60, %eax; syscall")
 PIECE(c3_int3, "int3; mov $60, %eax; mov $8, %edi; syscall; ud2")
 PIECE(c3_read, "mov (%rdi), %rdi; mov $60, %eax; syscall; ud2")
@@ -118,7 +124,11 @@ struct InRing0 {
     REQUIRE(set_ring3_gs(0).ok());
     seen = {};
   }
-  ~InRing0() { leave(); }
+  ~InRing0() {
+    on_syscall(nullptr);
+    on_trap(70, nullptr);
+    leave();
+  }
 };
 
 void put(const char* start, const char* end) {
@@ -281,8 +291,9 @@ TEST_CASE("the client answers, the process's handlers do not", "[ring3]") {
   CHECK(seen.error == FEC_U);
   CHECK(seen.address == Gva(far));
   CHECK(main_space().lookup(Gva(far)).error().code == ENOENT);
-  // Timer, sent interrupt.
+  // The timer, which may strike before ring 3 is entered.
   PUT(c3_spin);
+  on_trap(70, [](dune_tf&, void*) { (void)set_timer(1'000'000, 70); });
   REQUIRE(set_timer(1'000'000, 70).ok());
   CHECK(*enter_ring3(frame_of(), kClient) == -1);
   CHECK(seen.vector == 70);
@@ -298,6 +309,65 @@ TEST_CASE("the client answers, the process's handlers do not", "[ring3]") {
   on_trap(T_ILLOP, nullptr);
   on_trap(T_BRKPT, nullptr);
   on_page_fault(nullptr);
+}
+
+// The child's VCPU is a new one.
+TEST_CASE("ring 3 forks by its own system call and keeps its GS and FS", "[ring3]") {
+  InRing0 ring0;
+  PUT(c3_fork);
+  const Ring3Client passing = {[](dune_tf& tf, void*) {
+                                 if (tf.rax == 60) leave_ring3(static_cast<long>(tf.rdi));
+                                 pass_syscall(tf);
+                                 if (tf.rax == 0)  // its page tables are new ones
+                                   (void)main_space().protect(Gva(area), 16 * kPage,
+                                                              kUserReadWrite);
+                               },
+                               count_trap, &seen};
+  const long pid = *enter_ring3(frame_of(), passing);
+  if (pid == 0) _exit(ring3_gs() == 0x123000 && ring3_fs() == 0x456000 && seen.traps == 0 ? 0 : 1);
+  REQUIRE(pid > 0);
+  int status = -1;
+  REQUIRE(waitpid(static_cast<pid_t>(pid), &status, 0) == pid);
+  CHECK(status == 0);
+}
+
+// The trap code reads what the caller of enter_ring3() put on its stack; a page fault there, on
+// the stack of the first, came for ever.
+TEST_CASE("ring 3 goes on in a space that a handler has just made", "[ring3]") {
+  InRing0 ring0;
+  PUT(c3_call_then_read);
+  auto made = AddressSpace::create();
+  REQUIRE(made.ok());
+  static AddressSpace* space;
+  space = &*made;
+  REQUIRE(space->map(Gva(area), Hva(area), 16 * kPage, kUserReadWrite).ok());
+  const Ring3Client moving = {[](dune_tf& tf, void*) {
+                                if (tf.rax == 60) leave_ring3(static_cast<long>(tf.rdi));
+                                if (!space->activate()) leave_ring3(-2);
+                              },
+                              count_trap, &seen};
+  const uint64_t far = 0x123456000000;
+  CHECK(*enter_ring3(frame_of(far), moving) == -1);
+  CHECK(seen.vector == T_PGFLT);
+  CHECK(seen.address == Gva(far));
+  CHECK(space->active());
+  REQUIRE(main_space().activate().ok());
+}
+
+TEST_CASE("a handler that unmaps its caller's stack ends the process", "[ring3]") {
+  CHECK(test::in_child([]() -> std::string {
+          signal(SIGSEGV, SIG_DFL);
+          InRing0 ring0;
+          PUT(c3_call_then_read);
+          const Ring3Client cutting = {[](dune_tf&, void* stack_of_caller) {
+                                         (void)main_space().unmap(
+                                             Gva(stack_of_caller).align_down(kPage) - 4 * kPage,
+                                             8 * kPage);
+                                       },
+                                       count_trap, __builtin_frame_address(0)};
+          (void)enter_ring3(frame_of(0x123456000000), cutting);
+          return "came back";
+        }) == " (died: Segmentation fault)");
 }
 
 TEST_CASE("ending a call is an ordinary system call outside one", "[ring3]") {
@@ -443,8 +513,8 @@ TEST_CASE("a signal reaches its handler while ring 3 spins", "[ring3]") {
 
   // Without a client: the handler runs, nobody else hears of it.
   alarms = 0;
-  on_trap(70, [](dune_tf&, void*) {
-    if (alarms) leave_ring3(70);
+  on_trap(70, [](dune_tf& tf, void*) {
+    if (alarms && (tf.cs & 3)) leave_ring3(70);
     (void)set_timer(3'000'000, 70);
   });
   PUT(c3_spin);
