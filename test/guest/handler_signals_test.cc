@@ -187,7 +187,7 @@ TEST_CASE("a signal that strikes where a trap's frame is made", "[smp][120s]") {
           });
           const pid_t pid = getpid(), tid = gettid();
           std::thread other([=] {
-            for (int i = 0; i < 300; i++) {
+            for (int i = 0; i < 100; i++) {
               if (write(refs, "4", 1) != 1) break;
               syscall(SYS_tgkill, pid, tid, SIGUSR1);
             }

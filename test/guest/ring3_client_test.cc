@@ -8,7 +8,6 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/time.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -19,20 +18,13 @@
 #include "libdune/address_space.h"
 #include "libdune/dune.hpp"
 #include "libdune/interrupts.h"
-#include "test/guest/in_child.h"
+#include "test/guest/ring3.h"
 
 using namespace dune;
+using namespace test;
 
 namespace {
 
-#define PIECE(name, text)                                                       \
-  asm(".section .rodata\n" #name "_start:\n" text "\n" #name "_end:\n.text\n"); \
-  extern "C" const char name##_start[], name##_end[];
-
-constexpr size_t kPage = 4096;
-constexpr size_t kGateAt = 2048;  // in the code page: where functions return to
-
-PIECE(c3_gate, "mov %rax, %rdi; mov $0x44754e45, %eax; syscall; ud2")
 PIECE(c3_nothing, "ret")
 PIECE(c3_sum,
       "lea (%rdi,%rsi), %rax; add %rdx, %rax; add %rcx, %rax; add %r8, %rax; add %r9, %rax;"
@@ -54,10 +46,6 @@ PIECE(c3_exit, "mov $60, %eax; syscall; ud2")
 PIECE(c3_call39, "mov $39, %eax; syscall; ret")
 PIECE(c3_return_number,
       "mov $0x44754e45, %eax; mov $9, %edi; syscall; mov %rax, %rdi; mov $60, %eax; syscall; ud2")
-PIECE(c3_fork,
-      "mov $0x123000, %eax; wrgsbase %rax; mov $0x456000, %eax; wrfsbase %rax; mov $57, %eax;"
-      "syscall; mov %rax, %rdi; mov $60, %eax; syscall; ud2")
-PIECE(c3_call_then_read, "mov $39, %eax; syscall; mov (%rdi), %rdi; mov $60, %eax; syscall; ud2")
 PIECE(c3_ud, "ud2; mov $60, %eax; syscall")
 PIECE(c3_int3, "int3; mov $60, %eax; mov $8, %edi; syscall; ud2")
 PIECE(c3_read, "mov (%rdi), %rdi; mov $60, %eax; syscall; ud2")
@@ -78,73 +66,6 @@ PIECE(c3_wrpkru_spin,
 // Does so before system calls without end.
 PIECE(c3_wrpkru_calls,
       "1: mov $-1, %eax; xor %ecx, %ecx; xor %edx, %edx; wrpkru; mov $39, %eax; syscall; jmp 1b")
-
-struct Seen {
-  int syscalls, traps;
-  uint8_t vector;
-  uint64_t error;
-  Gva address;
-  dune_tf frame;
-};
-Seen seen;
-char* area;  // 16 pages of ring 3
-char* code;
-char* stack;
-
-void count_syscall(dune_tf& tf, void* context) {
-  auto& s = *static_cast<Seen*>(context);
-  s.syscalls++;
-  s.frame = tf;
-  if (tf.rax == 60) leave_ring3(static_cast<long>(tf.rdi));
-  tf.rax = 1000 + tf.rax;
-}
-void count_trap(uint8_t vector, uint64_t error, Gva address, dune_tf& tf, void* context) {
-  auto& s = *static_cast<Seen*>(context);
-  s.traps++;
-  s.vector = vector;
-  s.error = error;
-  s.address = address;
-  s.frame = tf;
-  if (vector != T_BRKPT) leave_ring3(-1);
-}
-const Ring3Client kClient = {count_syscall, count_trap, &seen};
-
-struct InRing0 {
-  InRing0() {
-    REQUIRE(enter().ok());
-    area = static_cast<char*>(mmap(nullptr, 16 * kPage, PROT_READ | PROT_WRITE | PROT_EXEC,
-                                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    REQUIRE(area != MAP_FAILED);
-    memset(area, 0xcc, kPage);
-    code = area;
-    stack = area + 16 * kPage - 64;
-    memcpy(code + kGateAt, c3_gate_start, static_cast<size_t>(c3_gate_end - c3_gate_start));
-    REQUIRE(main_space().protect(Gva(area), 16 * kPage, kUserReadWrite).ok());
-    REQUIRE(set_ring3_fs(0).ok());
-    REQUIRE(set_ring3_gs(0).ok());
-    seen = {};
-  }
-  ~InRing0() {
-    on_syscall(nullptr);
-    on_trap(70, nullptr);
-    leave();
-  }
-};
-
-void put(const char* start, const char* end) {
-  memcpy(code, start, static_cast<size_t>(end - start));
-}
-#define PUT(name) put(name##_start, name##_end)
-
-dune_tf frame_of(uint64_t argument = 0) { return ring3_frame(Gva(code), Gva(stack), argument); }
-
-Ring3Call call_of() {
-  Ring3Call call = {};
-  call.rip = reinterpret_cast<uint64_t>(code);
-  call.rsp = reinterpret_cast<uint64_t>(stack) - 8;
-  *reinterpret_cast<uint64_t*>(call.rsp) = reinterpret_cast<uint64_t>(code + kGateAt);
-  return call;
-}
 
 bool has(unsigned leaf7_ecx_bit) {
   unsigned a, b, c, d;
@@ -309,65 +230,6 @@ TEST_CASE("the client answers, the process's handlers do not", "[ring3]") {
   on_trap(T_ILLOP, nullptr);
   on_trap(T_BRKPT, nullptr);
   on_page_fault(nullptr);
-}
-
-// The child's VCPU is a new one.
-TEST_CASE("ring 3 forks by its own system call and keeps its GS and FS", "[ring3]") {
-  InRing0 ring0;
-  PUT(c3_fork);
-  const Ring3Client passing = {[](dune_tf& tf, void*) {
-                                 if (tf.rax == 60) leave_ring3(static_cast<long>(tf.rdi));
-                                 pass_syscall(tf);
-                                 if (tf.rax == 0)  // its page tables are new ones
-                                   (void)main_space().protect(Gva(area), 16 * kPage,
-                                                              kUserReadWrite);
-                               },
-                               count_trap, &seen};
-  const long pid = *enter_ring3(frame_of(), passing);
-  if (pid == 0) _exit(ring3_gs() == 0x123000 && ring3_fs() == 0x456000 && seen.traps == 0 ? 0 : 1);
-  REQUIRE(pid > 0);
-  int status = -1;
-  REQUIRE(waitpid(static_cast<pid_t>(pid), &status, 0) == pid);
-  CHECK(status == 0);
-}
-
-// The trap code reads what the caller of enter_ring3() put on its stack; a page fault there, on
-// the stack of the first, came for ever.
-TEST_CASE("ring 3 goes on in a space that a handler has just made", "[ring3]") {
-  InRing0 ring0;
-  PUT(c3_call_then_read);
-  auto made = AddressSpace::create();
-  REQUIRE(made.ok());
-  static AddressSpace* space;
-  space = &*made;
-  REQUIRE(space->map(Gva(area), Hva(area), 16 * kPage, kUserReadWrite).ok());
-  const Ring3Client moving = {[](dune_tf& tf, void*) {
-                                if (tf.rax == 60) leave_ring3(static_cast<long>(tf.rdi));
-                                if (!space->activate()) leave_ring3(-2);
-                              },
-                              count_trap, &seen};
-  const uint64_t far = 0x123456000000;
-  CHECK(*enter_ring3(frame_of(far), moving) == -1);
-  CHECK(seen.vector == T_PGFLT);
-  CHECK(seen.address == Gva(far));
-  CHECK(space->active());
-  REQUIRE(main_space().activate().ok());
-}
-
-TEST_CASE("a handler that unmaps its caller's stack ends the process", "[ring3]") {
-  CHECK(test::in_child([]() -> std::string {
-          signal(SIGSEGV, SIG_DFL);
-          InRing0 ring0;
-          PUT(c3_call_then_read);
-          const Ring3Client cutting = {[](dune_tf&, void* stack_of_caller) {
-                                         (void)main_space().unmap(
-                                             Gva(stack_of_caller).align_down(kPage) - 4 * kPage,
-                                             8 * kPage);
-                                       },
-                                       count_trap, __builtin_frame_address(0)};
-          (void)enter_ring3(frame_of(0x123456000000), cutting);
-          return "came back";
-        }) == " (died: Segmentation fault)");
 }
 
 TEST_CASE("ending a call is an ordinary system call outside one", "[ring3]") {
