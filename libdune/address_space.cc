@@ -176,6 +176,7 @@ void init_spaces(const PageTable& table, bool fork_child) {
       spaces[i].lock = SpinLock();
       spaces[i].used = spaces[i].dying = false;
       spaces[i].tlb_gen++;
+      if (i) spaces[i].generation = epoch << kEpochShift;  // no handle of the parent's is good
     }
   }
   spaces[0].map =

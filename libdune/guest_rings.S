@@ -15,11 +15,11 @@
 	.balign 64
 HIDDEN syscall_of_ring3
 	.type syscall_of_ring3, @function
+	cmp	$CALL_RETURN, %rax
+	je	maybe_returned
 	swapgs
 	mov	%rsp, %gs:RING_USER_RSP
 	mov	%gs:RING_CONTEXT, %rsp
-	cmp	$CALL_RETURN, %rax
-	je	maybe_returned
 ring3_syscall:
 	mov	CONTEXT_ENTRY_SP(%rsp), %rsp
 	push	$USER_SS
@@ -135,32 +135,31 @@ notice:
 	.size to_ring3, . - to_ring3
 
 	/*
-	 * A function that call_ring3() called returns; without one, any system call.
-	 * rsp = the context
+	 * A function that call_ring3() called returns; without one, any system call.  rax is
+	 * known, and so free.
 	 */
 	.type maybe_returned, @function
 maybe_returned:
+	rdgsbase %rax
+	swapgs
+	mov	%rsp, %gs:RING_USER_RSP
+	mov	%gs:RING_CONTEXT, %rsp
 	cmpq	$0, CONTEXT_CALL(%rsp)
-	je	ring3_syscall
-	mov	%gs:RING_THREAD, %rsi
-	mov	CONTEXT_CALL(%rsp), %rax
-	mov	%rdi, CALL_RAX(%rax)
-	rdfsbase %rdi
-	mov	%rdi, CALL_FS(%rax)
-	mov	%rdi, (BLOCK + RING_USER_FS)(%rsi)
-	swapgs
-	rdgsbase %rdi
-	swapgs
-	mov	%rdi, CALL_GS(%rax)
-	mov	(BLOCK + RING_RING0_FS)(%rsi), %rdi
-	wrfsbase %rdi
-	mov	(BLOCK + RING_RING0_GS)(%rsi), %rdi
-	wrgsbase %rdi
-	movb	$0, THREAD_RING3_MARK(%rsi)
-	mov	%rdx, CALL_RDX(%rax)
-	movsd	%xmm0, CALL_RESULT(%rax)
-	movsd	%xmm1, (CALL_RESULT + 8)(%rax)
-	add	$BLOCK, %rsi
+	je	not_returned
+	mov	CONTEXT_CALL(%rsp), %rsi
+	mov	%rdi, CALL_RAX(%rsi)
+	mov	%rdx, CALL_RDX(%rsi)
+	movsd	%xmm0, CALL_RESULT(%rsi)
+	movsd	%xmm1, (CALL_RESULT + 8)(%rsi)
+	mov	%rax, CALL_GS(%rsi)
+	rdfsbase %rax
+	mov	%rax, CALL_FS(%rsi)
+	rdgsbase %rsi
+	mov	RING_RING0_FS(%rsi), %rax
+	wrfsbase %rax
+	mov	RING_RING0_GS(%rsi), %rax
+	wrgsbase %rax
+	movb	$0, RING_RING3_MARK(%rsi)
 	xor	%edi, %edi
 	cmpb	$0, dune_has_pkru(%rip)
 	je	leave_context
@@ -170,6 +169,7 @@ maybe_returned:
 	wrpkru
 	/* fall through */
 
+	/* rdi = value, rsi = RingBlock, rsp = the context */
 leave_context:
 	add	$CONTEXT_OUTER, %rsp
 	pop	RING_CONTEXT(%rsi)
@@ -179,13 +179,12 @@ leave_context:
 	add	$16, %rsp
 	mov	%rdi, %rax
 	popfq
-	pop	%r15
-	pop	%r14
-	pop	%r13
-	pop	%r12
-	pop	%rbx
 	pop	%rbp
 	ret
+
+not_returned:
+	mov	$CALL_RETURN, %eax
+	jmp	ring3_syscall
 	.size maybe_returned, . - maybe_returned
 
 /* void dune_ring3_leave(long value, RingBlock *) */
@@ -196,27 +195,22 @@ HIDDEN dune_ring3_leave
 	.size dune_ring3_leave, . - dune_ring3_leave
 
 /*
- * Makes a Ring3Context (ring_block.h) on the stack.  rsi = RingBlock, rdx = client.  Keeps rdi and rsi; the vector state is the
- * initial one then, with MXCSR and PKRU.
+ * Makes a Ring3Context (ring_block.h) on the stack.  rsi = RingBlock, rdx = client.  Keeps
+ * rdi and rsi; the vector state is the initial one then, with MXCSR and PKRU.  The caller
+ * has saved all other registers but rbp.
  */
 .macro NEW_CONTEXT call:vararg
 	push	%rbp
-	push	%rbx
-	push	%r12
-	push	%r13
-	push	%r14
-	push	%r15
 	pushfq
 	sub	$16, %rsp
 	stmxcsr	(%rsp)
 	fnstcw	4(%rsp)
 	push	RING_CONTEXT(%rsi)
 	/* In a handler ring 0 goes on below, from elsewhere on the whole handler stack. */
-	lea	-24(%rsp), %rax
-	mov	%rax, %rcx
+	lea	(BLOCK + THREAD_FROM_HANDLER_LOW - 24)(%rsp), %rcx
 	sub	%rsi, %rcx
-	add	$(BLOCK + THREAD_FROM_HANDLER_LOW), %rcx
 	cmp	$HANDLER_STACK_BYTES, %rcx
+	lea	-24(%rsp), %rax
 	lea	-(BLOCK + THREAD_FROM_HANDLER_HIGH)(%rsi), %rcx
 	cmova	%rcx, %rax
 	push	%rax
@@ -264,7 +258,19 @@ clear_special_vectors:
 	.balign 16
 HIDDEN dune_ring3_enter
 	.type dune_ring3_enter, @function
-	NEW_CONTEXT $0
+	push	%rbx
+	push	%r12
+	push	%r13
+	push	%r14
+	push	%r15
+	call	1f
+	pop	%r15
+	pop	%r14
+	pop	%r13
+	pop	%r12
+	pop	%rbx
+	ret
+1:	NEW_CONTEXT $0
 	/* A TrapFrame of ring 3, as if it had come from there. */
 	mov	RING_THREAD(%rsi), %rax
 	sub	$(FRAME_TF + 168), %rsp
@@ -279,9 +285,9 @@ HIDDEN dune_ring3_enter
 	.size dune_ring3_enter, . - dune_ring3_enter
 
 /*
- * long dune_ring3_call(Ring3Call *, RingBlock *, const Ring3Client *)
- *
- * dune_ring3_enter() for a function call: no TrapFrame, only what IRET takes.
+ * dune_ring3_enter() for a function call: no TrapFrame, only what IRET takes.  Called by
+ * ring_call.h only: rdi = Ring3Call, rsi = RingBlock, rdx = client.  Keeps rsi, rbp and
+ * rsp; rax = 0: the function returned.
  */
 	.balign 16
 HIDDEN dune_ring3_call
@@ -289,8 +295,7 @@ HIDDEN dune_ring3_call
 	NEW_CONTEXT %rdi
 HIDDEN dune_ring3_call_check
 	cli
-	mov	RING_CONTEXT(%rsi), %rsp
-	cmpb	$0, RING_NOTICE(%rsi)
+3:	cmpb	$0, RING_NOTICE(%rsi)
 	jne	call_notice
 1:	push	$USER_SS
 	push	CALL_RSP(%rdi)
@@ -300,8 +305,7 @@ HIDDEN dune_ring3_call_check
 	mov	CALL_VECTORS(%rdi), %eax
 	test	%eax, %eax
 	jnz	call_vectors
-2:	mov	RING_THREAD(%rsi), %rcx
-	movb	$RING3_MARK, THREAD_RING3_MARK(%rcx)
+2:	movb	$RING3_MARK, RING_RING3_MARK(%rsi)
 HIDDEN dune_ring3_call_checked
 	mov	CALL_FS(%rdi), %rcx
 	wrfsbase %rcx
@@ -325,6 +329,11 @@ HIDDEN dune_ring3_call_checked
 	xor	%r15d, %r15d
 	iretq
 
+	/* A signal's handler has run somewhere between the two places. */
+HIDDEN dune_ring3_call_again
+	cli
+	mov	RING_CONTEXT(%rsi), %rsp
+	jmp	3b
 call_notice:
 	movb	$0, RING_NOTICE(%rsi)
 	mov	$HC_NOTICE, %rcx

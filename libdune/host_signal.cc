@@ -152,7 +152,7 @@ Where parked(Thread& thread, KernelRegisters& r) {
   if (within(r.rip, dune_ring3_enter_check, dune_ring3_enter_checked))
     r.rip = reinterpret_cast<uint64_t>(dune_ring3_enter_check);
   if (within(r.rip, dune_ring3_call_check, dune_ring3_call_checked))
-    r.rip = reinterpret_cast<uint64_t>(dune_ring3_call_check);
+    r.rip = reinterpret_cast<uint64_t>(dune_ring3_call_again);
   if (within(r.rip, dune_guest_trap_switch, dune_guest_trap_switched)) return Where::kLater;
   if (const TrapFrame* frame = thread.trap_on_ist(r.rsp)) {
     if (!within(r.rip, dune_guest_trap_end, dune_guest_trap_done)) return Where::kLater;

@@ -69,8 +69,8 @@
 #define CLIENT_SYSCALL 0
 #define CLIENT_CONTEXT 16
 /* Ring3Call */
-#define CALL_GPR 0
-#define CALL_R10 48
+#define CALL_R10 0
+#define CALL_GPR 8
 #define CALL_RIP 56
 #define CALL_RSP 64
 #define CALL_FS 72
@@ -85,6 +85,7 @@
 #define RING3_MARK_SELECTOR 0x38
 #define RING3_MARK 0x91 /* access byte: readable data, ring 0 */
 #define THREAD_RING3_MARK (THREAD_GDT + RING3_MARK_SELECTOR + 5)
+#define RING_RING3_MARK (THREAD_RING3_MARK - RING_FROM_THREAD)
 
 /* What dune_host_exit() answers instead of a frame: make the call, tracked. */
 #define TRACKED_CALL 1

@@ -82,13 +82,11 @@ extern "C" {
 // guest_rings.S.  Saves the caller's registers and goes to ring 3.
 [[gnu::visibility("hidden")]] long dune_ring3_enter(const dune_tf* frame, dune::RingBlock* block,
                                                     const dune::Ring3Client* client);
-// call_ring3(): 0 when the function returned, else the value of dune_ring3_leave().
-[[gnu::visibility("hidden")]] long dune_ring3_call(dune::Ring3Call* call, dune::RingBlock* block,
-                                                   const dune::Ring3Client* client);
 // Where the way to ring 3 is begun again when a signal's handler ran in between.
 extern const char dune_ring3_iret[] [[gnu::visibility("hidden")]];
 extern const char dune_ring3_enter_check[] [[gnu::visibility("hidden")]];
 extern const char dune_ring3_enter_checked[] [[gnu::visibility("hidden")]];
+extern const char dune_ring3_call_again[] [[gnu::visibility("hidden")]];
 extern const char dune_ring3_call_check[] [[gnu::visibility("hidden")]];
 extern const char dune_ring3_call_checked[] [[gnu::visibility("hidden")]];
 // Comes back from the call that block->context belongs to.

@@ -58,11 +58,24 @@ Result<long> enter_ring3(const dune_tf& frame, const Ring3Client& client) {
 Result<Ring3End> call_ring3(Ring3Call& call, const Ring3Client& client) {
   if (!in_dune()) return Error{EPERM, "the thread is not in Dune mode"};
   if (!canonical(call.rip)) return Error{EINVAL, "rip is not canonical"};
-  Thread& thread = *Thread::current();
-  call.fs = thread.ring_block().user_fs;
+  RingBlock* b = &block();
+  b->user_fs_set = true;
+  call.fs = b->user_fs;
   call.gs = ring3_gs_base();
-  return call_ring3_in(thread, call, client, thread.active_space) ? Ring3End::kReturned
-                                                                  : Ring3End::kLeft;
+  const long left = call_and_return(call, b, client);
+  if (left) note_bases(call, *b);
+  b->user_fs = call.fs;
+  return left ? Ring3End::kLeft : Ring3End::kReturned;
+}
+
+bool call_from_space(Thread& thread, Ring3Call& call, const Ring3Client& client, uint32_t index) {
+  const SpaceMark before = SpaceMark::of(thread);
+  switch_to(thread, spaces[index], index);
+  RingBlock* b = &thread.ring_block();
+  const long left = call_and_return(call, b, client);
+  if (left) note_bases(call, *b);
+  before.go_back(thread);
+  return !left;
 }
 
 void leave_ring3(long value) {

@@ -80,8 +80,8 @@ constexpr uint64_t kRing3Return = 0x44754e45;
 // stack already; or that code begins with `call *%r10`, and is called itself.  All other
 // registers start as 0, the vector state as the initial one.
 struct Ring3Call {
-  uint64_t gpr[6];  // rdi, rsi, rdx, rcx, r8, r9
   uint64_t r10;
+  uint64_t gpr[6];  // rdi, rsi, rdx, rcx, r8, r9
   uint64_t rip;
   uint64_t rsp;
   uint64_t fs, gs;   // out: ring 3's bases
@@ -95,7 +95,7 @@ enum class Ring3End : uint8_t {
   kReturned,  // results are in the Ring3Call
   kLeft,      // a handler called leave_ring3()
 };
-// As enter_ring3() with a client, about 130 instructions for a function that only returns.
+// As enter_ring3() with a client, about 160 instructions for a function that only returns.
 // EINVAL: rip not canonical.
 Result<Ring3End> call_ring3(Ring3Call& call, const Ring3Client& client);
 

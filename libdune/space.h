@@ -63,21 +63,39 @@ bool own_memory(Hva start, uint64_t bytes);
 [[gnu::visibility("hidden")]] AddressSpace* space_of_root(const void* root);
 
 // Goes to a space that is alive; inline, and the rare ways are not, because it is what a call
-// into ring 3 does twice (tlb.cc says why it is correct).
-[[gnu::noinline, gnu::visibility("hidden")]] Result<void> reap_left(uint32_t before);
-[[gnu::noinline, gnu::visibility("hidden")]] Result<void> flush_and_go(Thread& thread,
-                                                                       uint32_t index, uint64_t gen,
-                                                                       uint32_t before);
-inline Result<void> switch_to(Thread& thread, const Space& s, uint32_t index) {
+// into ring 3 does twice (tlb.cc says why it is correct).  kMayBeFreed: somebody may have freed
+// the space that is left.
+[[gnu::noinline, gnu::visibility("hidden")]] void reap_left(uint32_t before);
+[[gnu::noinline, gnu::visibility("hidden")]] void flush_and_go(Thread& thread, uint32_t index,
+                                                               uint64_t gen, uint32_t before);
+template <bool kMayBeFreed = true>
+inline void switch_to(Thread& thread, const Space& s, uint32_t index) {
   const uint32_t before = __atomic_exchange_n(&thread.active_space, index, __ATOMIC_SEQ_CST);
   const uint64_t gen = __atomic_load_n(&s.tlb_gen, __ATOMIC_SEQ_CST);
 
   if (__builtin_expect(thread.seen()[index] != gen, 0))
     return flush_and_go(thread, index, gen, before);
   asm volatile("mov %0, %%cr3" : : "r"(s.quick_cr3) : "memory");
-  if (__builtin_expect(spaces[before].dying, 0)) return reap_left(before);
-  return {};
+  if (kMayBeFreed && __builtin_expect(spaces[before].dying, 0)) reap_left(before);
 }
+
+// The space that a thread is in, to come back to: to the main one, if it is freed meanwhile.
+struct SpaceMark {
+  uint32_t index = 0;
+  uint32_t generation = 0;
+
+  static SpaceMark of(const Thread& thread) {
+    return {thread.active_space, spaces[thread.active_space].generation};
+  }
+  void go_back(Thread& thread) const {
+    const Space& s = spaces[index];
+    const bool good = s.generation == generation && s.alive();
+    if (good || index == 0)
+      switch_to(thread, s, index);
+    else
+      switch_to(thread, spaces[0], 0);
+  }
+};
 
 }  // namespace dune
 

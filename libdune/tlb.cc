@@ -90,17 +90,14 @@ namespace {
 }  // namespace
 
 // The rare ways of switch_to().
-Result<void> reap_left(uint32_t before) {
-  reap_space(before);
-  return {};
-}
-Result<void> flush_and_go(Thread& thread, uint32_t index, uint64_t gen, uint32_t before) {
+void reap_left(uint32_t before) { reap_space(before); }
+void flush_and_go(Thread& thread, uint32_t index, uint64_t gen, uint32_t before) {
   Space& s = spaces[index];
   prepare(thread, s);
   const uint64_t cr3 = s.quick_cr3 & ~kNoFlush;
   asm volatile("mov %0, %%cr3" : : "r"(cr3) : "memory");
   thread.seen()[index] = gen;
-  return spaces[before].dying ? reap_left(before) : Result<void>();
+  if (spaces[before].dying) reap_left(before);
 }
 
 namespace {
@@ -112,13 +109,14 @@ namespace {
 
 }  // namespace
 
-void switch_space(Thread& thread, uint32_t index) { (void)switch_to(thread, spaces[index], index); }
+void switch_space(Thread& thread, uint32_t index) { switch_to(thread, spaces[index], index); }
 
 Result<void> AddressSpace::activate() const {
   if (!in_dune() || index_ >= kMaxSpaces) return cannot_activate(*this);
   const Space& s = spaces[index_];
   if (s.generation != generation_ || !s.alive()) return cannot_activate(*this);
-  return switch_to(*Thread::current(), s, index_);
+  switch_to(*Thread::current(), s, index_);
+  return {};
 }
 
 }  // namespace dune

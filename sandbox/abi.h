@@ -19,7 +19,6 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
-#include <vector>
 
 #include "libdune/rings.h"
 #include "sandbox/user_memory.h"
@@ -153,8 +152,11 @@ class Places {
 
 // What a call of ring 3 takes.
 struct Registers {
-  Ring3Call call;  // gpr, xmm and vectors
-  std::vector<uint64_t> stack;
+  static constexpr unsigned kMostStacked = 512;
+
+  Ring3Call call;        // gpr, xmm and vectors
+  unsigned stacked = 0;  // may be more than fit: they are only counted
+  uint64_t stack[kMostStacked];
 
   Registers() {
     for (uint64_t& v : call.gpr) v = 0;  // ring 3 sees all six
@@ -167,8 +169,8 @@ struct Registers {
   }
   void add(const Classes& c, const uint64_t* words, size_t count, size_t alignment) {
     if (!places_.in_registers(c)) {
-      if (alignment > 8 && stack.size() % 2) stack.push_back(0);
-      stack.insert(stack.end(), words, words + count);
+      if (alignment > 8 && stacked % 2) push(0);
+      for (size_t i = 0; i < count; i++) push(words[i]);
       return;
     }
     for (size_t i = 0; i < count; i++) {
@@ -181,6 +183,10 @@ struct Registers {
   }
 
  private:
+  void push(uint64_t word) {
+    if (stacked < kMostStacked) stack[stacked] = word;
+    stacked++;
+  }
   Places places_;
 };
 

@@ -9,6 +9,8 @@
 #include <cstring>
 #include <filesystem>
 
+#include "libdune/process.h"
+#include "libdune/ring_call.h"
 #include "libdune/sys.h"
 #include "sandbox/plugin_host.h"
 #include "sandbox/symbolise.h"
@@ -25,7 +27,6 @@ namespace {
 constexpr unsigned kMaxExports = 512;
 constexpr unsigned kThunkBytes = 16;
 constexpr uint64_t kRedZone = 128;
-constexpr uint64_t kStackArguments = 4096;
 constexpr const char* kLibraryPlaces[] = {"/lib", "/lib64", "/usr/lib", "/usr/lib64",
                                           "/usr/local/lib"};
 
@@ -83,6 +84,12 @@ struct Common {
   uint64_t thunks = 0;
 };
 
+struct PluginTask final : Task {
+  using Task::Task;
+  uint64_t entry = 0;  // of a call
+  uint64_t stack = 0;  // where the next call's begins
+};
+
 class PluginProcess final : public Process {
  public:
   PluginProcess(Options options, std::shared_ptr<Common> common)
@@ -90,14 +97,15 @@ class PluginProcess final : public Process {
 
   bool loading = true;
   bool ready = false;
-  uint64_t stack = 0;  // where the next call's begins
   Plugin* plugin = nullptr;
   std::vector<std::shared_ptr<const HostFunction>> exports;
 
   bool own_call(Task& task, dune_tf& frame) override {
     if (frame.rax < kMaxCall) return false;
-    if (frame.rax == PLUGIN_READY && loading) {
-      if (!memory().read(frame.rdi, &common_->table, sizeof(common_->table))) return false;
+    uint64_t& stack = static_cast<PluginTask&>(task).stack;
+    if (frame.rax == PLUGIN_READY && loading && !ready) {
+      plugin_host_table& table = common_->table;
+      if (!memory().read(frame.rdi, &table, sizeof(table)) || table.call >= kUserEnd) return false;
       ready = true;
       stack = (frame.rsp - kRedZone) & ~15ull;
       leave_ring3(0);
@@ -108,10 +116,14 @@ class PluginProcess final : public Process {
     stack = (frame.rsp - kRedZone) & ~15ull;
     abi::Incoming incoming(memory(), frame);
     frame.rax = 0;
-    // The host's function sees memory as the host does (a collector's dirty bits, say).
-    (void)(task.outer ? task.outer->process.own_memory().space() : main_space()).activate();
+    // The host's function sees memory as the host does (a collector's dirty bits, say), and
+    // may call into other sandboxes.
+    const uint64_t fs = ring3_fs(), gs = ring3_gs();
+    (void)main_space().activate();
     (*exports[number])(*plugin, incoming);
     (void)own_memory().space().activate();
+    (void)set_ring3_fs(fs);
+    (void)set_ring3_gs(gs);
     stack = before;
     if (incoming.bad_address())
       task.end({Ended::How::kSignalled, SIGSEGV, T_PGFLT, FEC_U, incoming.bad_address(), frame.rip,
@@ -125,21 +137,33 @@ class PluginProcess final : public Process {
 struct Plugin::State {
   std::shared_ptr<Common> common;
   std::unique_ptr<PluginProcess> process;
-  Task task;
+  PluginTask task;
   std::shared_ptr<const Snapshot> snapshot;
   uint64_t snapshot_fs = 0, snapshot_gs = 0, snapshot_stack = 0;
   CallError broken;
   uint64_t handle = 0;  // of dlopen
-  unsigned depth = 0;
-  const bool timed;  // there are clocks to start for a call
+  const bool timed;     // there are clocks to start for a call
   std::vector<std::shared_ptr<HostMapping>> shared;
+  // For calls, at hand.
+  uint32_t index;  // of the space
+  const Space& space;
+  uint32_t generation;  // of the space; it is another's in a fork child
+  bool unusual;         // broken, or timed
 
   State(std::shared_ptr<Common> c, std::unique_ptr<PluginProcess> p)
       : common(std::move(c)),
         process(std::move(p)),
         task(*process),
-        timed(common->options.deadline || common->options.cpu_budget) {}
+        timed(common->options.deadline || common->options.cpu_budget),
+        index(SpaceAccess::index(process->own_memory().space())),
+        space(spaces[index]),
+        generation(space.generation),
+        unusual(timed) {}
 
+  // Null: it returned; else the caller's.
+  [[gnu::always_inline]] CallError* call(Ring3Call& call);
+  CallError* call_unusual(abi::Registers& registers);
+  CallError* failed();
   void fail(const Ended& ended, CallError& error);
   void start_clocks();
   static Result<std::unique_ptr<PluginProcess>> make(const std::shared_ptr<Common>& common,
@@ -160,6 +184,7 @@ void Plugin::State::fail(const Ended& ended, CallError& error) {
   }
   error.where = describe(process->own_memory(), ended);
   broken = error;
+  unusual = true;
 }
 
 void Plugin::State::start_clocks() {
@@ -330,8 +355,9 @@ Result<Plugin> Plugin::load(const std::string& library, const PluginOptions& opt
     return Error{error.code};
   }
 
-  Plugin plugin(std::move(state));
   const plugin_host_table& table = common->table;
+  state->task.entry = table.call;
+  Plugin plugin(std::move(state));
   const Remote<void> name = plugin.allocate(path.size() + 1);
   uint64_t handle = 0;
   if (name && plugin.write(name.at, path.c_str(), path.size() + 1)) {
@@ -424,26 +450,27 @@ Result<uint64_t> Plugin::export_raw(HostFunction function) {
 
 Result<void> Plugin::snapshot() {
   State& s = *state_;
-  if (s.depth) return Error{EBUSY, "a call is under way"};
+  if (s.task.runs()) return Error{EBUSY, "a call is under way"};
   if (s.broken.code) return Error{ESHUTDOWN};
   auto taken = s.process->own_memory().snapshot();
   if (!taken) return taken.error();
   s.snapshot = *taken;
   s.snapshot_fs = s.task.fs;
   s.snapshot_gs = s.task.gs;
-  s.snapshot_stack = s.process->stack;
+  s.snapshot_stack = s.task.stack;
   return {};
 }
 
 Result<void> Plugin::reset() {
   State& s = *state_;
-  if (s.depth) return Error{EBUSY, "a call is under way"};
+  if (s.task.runs()) return Error{EBUSY, "a call is under way"};
   auto done = s.process->own_memory().reset();
   if (!done) return done;
   s.task.fs = s.snapshot_fs;
   s.task.gs = s.snapshot_gs;
-  s.process->stack = s.snapshot_stack;
+  s.task.stack = s.snapshot_stack;
   s.broken = {};
+  s.unusual = s.timed;
   return {};
 }
 
@@ -458,44 +485,62 @@ Result<Plugin> Plugin::spawn() const {
   auto state = std::make_unique<State>(s.common, std::move(*made));
   state->process->loading = false;
   state->process->ready = true;
-  state->process->stack = s.snapshot_stack;
+  state->task.stack = s.snapshot_stack;
   state->process->exports = s.process->exports;
   state->task.fs = state->snapshot_fs = s.snapshot_fs;
   state->task.gs = state->snapshot_gs = s.snapshot_gs;
   state->snapshot_stack = s.snapshot_stack;
   state->snapshot = s.snapshot;
   state->handle = s.handle;
+  state->task.entry = s.task.entry;
   return Plugin(std::move(state));
 }
 
-std::unique_ptr<CallError> Plugin::call_raw(uint64_t at, abi::Registers& registers) {
+CallError* Plugin::try_call(uint64_t at, abi::Registers& registers) {
   State& s = *state_;
   Ring3Call& call = registers.call;
   call.r10 = at;
-  call.rip = s.common->table.call;
-  call.rsp = s.process->stack;
-  if (!registers.stack.empty()) {
-    const uint64_t bytes = (registers.stack.size() * 8 + 15) & ~15ull;
-    if (bytes > kStackArguments) return CallError::make(E2BIG);
-    call.rsp -= bytes;
-    if (!write(call.rsp, registers.stack.data(), registers.stack.size() * 8))
-      return CallError::make(EFAULT);
-  }
-  if (s.broken.code) {
-    auto error = std::make_unique<CallError>(s.broken);
-    error->code = ESHUTDOWN;
-    return error;
-  }
-  const bool timed = s.timed && !s.depth && !s.task.expires;
-  if (timed) s.start_clocks();
-  s.depth++;
-  const bool returned = s.process->call(s.task, call);
-  s.depth--;
-  if (timed) s.task.expires = s.task.cpu_budget = 0;
-  if (returned) return nullptr;
+  call.rip = s.task.entry;
+  call.rsp = s.task.stack;
+  if (s.unusual || registers.stacked || s.space.generation != s.generation) [[unlikely]]
+    return s.call_unusual(registers);
+  return s.call(call);
+}
+
+inline CallError* Plugin::State::call(Ring3Call& call) {
+  call.fs = task.fs;
+  call.gs = task.gs;
+  const bool returned = call_ring3_in(call, task.client, space, index);
+  task.fs = call.fs;
+  task.gs = call.gs;
+  return returned ? nullptr : failed();
+}
+
+CallError* Plugin::State::failed() {
   auto error = std::make_unique<CallError>();
-  s.fail(s.task.ended, *error);
-  s.task.ended = {};
+  fail(task.ended, *error);
+  task.ended = {};
+  return error.release();
+}
+
+CallError* Plugin::State::call_unusual(abi::Registers& registers) {
+  if (broken.code) {
+    auto error = std::make_unique<CallError>(broken);
+    error->code = ESHUTDOWN;
+    return error.release();
+  }
+  if (space.generation != generation) return CallError::make(ESTALE).release();
+  if (registers.stacked) {
+    if (registers.stacked > abi::Registers::kMostStacked) return CallError::make(E2BIG).release();
+    registers.call.rsp -= (registers.stacked * 8 + 15) & ~15u;
+    if (!process->own_memory().write(registers.call.rsp, registers.stack,
+                                     registers.stacked * sizeof(uint64_t)))
+      return CallError::make(EFAULT).release();
+  }
+  const bool starts = timed && !task.runs() && !task.expires;
+  if (starts) start_clocks();
+  CallError* const error = call(registers.call);
+  if (starts) task.expires = task.cpu_budget = 0;
   return error;
 }
 

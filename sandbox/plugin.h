@@ -57,7 +57,8 @@ struct PluginOptions {
 // Why a call has no result.
 struct CallError {
   int code = 0;  // EFAULT, EACCES (policy), ETIME (deadline, CPU budget), ENOMEM, ECANCELED (it
-                 // exited), ESHUTDOWN (an earlier call failed so), E2BIG (arguments)
+                 // exited), ESHUTDOWN (an earlier call failed so), E2BIG (arguments), ESTALE (in
+                 // a fork child: its own plugins only)
   Ended ended;   // what exactly
   std::string where;
   static const CallError& none();
@@ -182,7 +183,9 @@ class Plugin {
 
   // The call of a Function: by registers.call, where the result is afterwards.
   // Null: it returned.
-  std::unique_ptr<CallError> call_raw(uint64_t at, abi::Registers& registers);
+  std::unique_ptr<CallError> call_raw(uint64_t at, abi::Registers& registers) {
+    return std::unique_ptr<CallError>(try_call(at, registers));
+  }
   bool broken() const;
   // What a plugin may ask of Linux unless its options say otherwise: nothing that reaches
   // beyond its own memory and the time of day.
@@ -190,8 +193,13 @@ class Plugin {
   Process& process();
 
  private:
+  template <class Signature>
+  friend class Function;
   template <class F, class R, class... A>
   static HostFunction host_function(F function, std::type_identity<R(A...)> signature);
+
+  // The same, in fewer instructions.  The caller owns the error.
+  CallError* try_call(uint64_t at, abi::Registers& registers);
 
   struct State;
   explicit Plugin(std::unique_ptr<State> state);
@@ -209,7 +217,8 @@ CallResult<R> Function<R(A...)>::operator()(A... arguments) const {
     registers.add(room);
   }
   (registers.add(arguments), ...);
-  if (auto error = plugin_->call_raw(at_, registers)) return error;
+  if (CallError* error = plugin_->try_call(at_, registers))
+    return std::unique_ptr<CallError>(error);
   if constexpr (kHidden) {
     R value;
     const bool read = plugin_->read(room.at, &value, sizeof(R));

@@ -22,32 +22,26 @@ namespace {
 
 constexpr size_t kMaxScratch = 64 << 20;
 
-thread_local Task* running;
-
-// The calling thread runs `task`, in its address space; back to before at the end.
-class Running {
+// The calling thread is in a task's address space, with its bases; back to before at the end.
+class Inside {
  public:
-  Running(Task& task, const AddressSpace& space) : before_(running) {
-    task.outer = before_;
-    running = &task;
+  Inside(Task& task, const AddressSpace& space)
+      : task_(task), before_(SpaceMark::of(*Thread::current())) {
     (void)space.activate();
     (void)set_ring3_fs(task.fs);
     (void)set_ring3_gs(task.gs);
   }
-  ~Running() {
-    running->fs = ring3_fs();
-    running->gs = ring3_gs();
-    running = before_;
-    if (!before_)
-      (void)main_space().activate();
-    else
-      (void)before_->process.own_memory().space().activate();
+  ~Inside() {
+    task_.fs = ring3_fs();
+    task_.gs = ring3_gs();
+    before_.go_back(*Thread::current());
   }
-  Running(const Running&) = delete;
-  Running& operator=(const Running&) = delete;
+  Inside(const Inside&) = delete;
+  Inside& operator=(const Inside&) = delete;
 
  private:
-  Task* before_;
+  Task& task_;
+  const SpaceMark before_;
 };
 
 int signal_of(uint8_t vector) {
@@ -69,11 +63,41 @@ uint64_t cpu_time() {
   return static_cast<uint64_t>(t.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(t.tv_nsec);
 }
 
+bool expired(const Task& task) { return task.expires && Ticker::mine().past(task.expires); }
+
+Ended::How time_up(const Task& task) {
+  return task.cpu_spent ? Ended::How::kCpuTime : Ended::How::kDeadline;
+}
+
+}  // namespace
+
+Task::Task(Process& p) : process(p), client{Process::from_syscall, Process::from_trap, this} {}
+
+Task* Process::task_of(const Ring3Context& c) {
+  return c.client && c.client->syscall == from_syscall ? static_cast<Task*>(c.client->context)
+                                                       : nullptr;
+}
+
+Task* Task::current() {
+  if (!in_dune()) return nullptr;
+  for (const Ring3Context* c = Thread::current()->ring_block().context; c; c = c->outer)
+    if (Task* task = Process::task_of(*c)) return task;
+  return nullptr;
+}
+
+bool Task::runs() const {
+  for (const Ring3Context* c = Thread::current()->ring_block().context; c; c = c->outer)
+    if (c->client == &client) return true;
+  return false;
+}
+
 // Interrupt of the ticker, in ring 0 or 3.
-void on_tick() {
+void Process::on_tick() {
   bool watching = false;
   uint64_t now = 0;
-  for (Task* t = running; t; t = t->outer) {
+  for (const Ring3Context* c = Thread::current()->ring_block().context; c; c = c->outer) {
+    Task* t = task_of(*c);
+    if (!t) continue;
     watching = watching || t->expires || t->cpu_budget;
     if (!t->cpu_budget || t->cpu_spent) continue;
     if (!now) now = cpu_time();
@@ -84,17 +108,6 @@ void on_tick() {
   }
   Ticker::mine().tick(watching);
 }
-
-bool expired(const Task& task) { return task.expires && Ticker::mine().past(task.expires); }
-
-Ended::How time_up(const Task& task) {
-  return task.cpu_spent ? Ended::How::kCpuTime : Ended::How::kDeadline;
-}
-
-}  // namespace
-
-Task::Task(Process& p) : process(p), client{Process::from_syscall, Process::from_trap, this} {}
-Task* Task::current() { return running; }
 
 Process::Process(Options options)
     : options_(std::move(options)), descriptors_(options_.descriptors) {
@@ -118,25 +131,11 @@ Ended Process::enter(Task& task, const Start& start) {
 }
 
 Ended Process::enter(Task& task, const dune_tf& frame) {
-  const Running scope(task, memory_->space());
+  const Inside inside(task, memory_->space());
   task.ended = {};
   auto left = enter_ring3(frame, task.client);
   if (!left) task.end({Ended::How::kSignalled, SIGSEGV, T_GPFLT, 0, 0, frame.rip, false, false});
   return task.ended;
-}
-
-bool Process::call(Task& task, Ring3Call& call) {
-  Task* const before = running;
-  if (before != &task) task.outer = before;  // else a callback calls in again
-  running = &task;
-  call.fs = task.fs;
-  call.gs = task.gs;
-  const bool returned =
-      call_ring3_in(*Thread::current(), call, task.client, SpaceAccess::index(memory_->space()));
-  task.fs = call.fs;
-  task.gs = call.gs;
-  running = before;
-  return returned;
 }
 
 bool Process::own_call(Task&, dune_tf&) { return false; }

@@ -24,6 +24,10 @@
 #include "sandbox/loader.h"
 #include "sandbox/memory.h"
 
+namespace dune {
+struct Ring3Context;
+}
+
 namespace dune::sandbox {
 
 // How ring 3 came to its end.
@@ -62,7 +66,6 @@ struct Task {
   uint64_t cpu_budget = 0;  // nanoseconds of the thread's CPU time from its next tick on; 0: any
   uint64_t cpu_from = 0;    // the thread's CPU time at that tick; 0: it has not come
   bool cpu_spent = false;   // then it has expired, too
-  Task* outer = nullptr;    // ring 3 that this one was called from, by a callback
   Ended ended;
   Ring3Client client;
   std::vector<std::unique_ptr<char[]>> scratch;  // of the call that is being carried out
@@ -72,7 +75,9 @@ struct Task {
   void end(const Ended& how) {
     if (ended.how == Ended::How::kNot) ended = how;
   }
-  // The one that runs on the calling host thread, or null.
+  // On the calling host thread, perhaps around others.
+  bool runs() const;
+  // The innermost one on the calling host thread, or null.
   static Task* current();
 };
 
@@ -91,12 +96,10 @@ class Process : public Environment {
   // What it runs in.  Once, first.
   void adopt(std::unique_ptr<Memory> memory);
 
-  // Precondition of both: the calling thread runs no other Task, but in a callback.
   // Runs from `start` until ring 3 ends.
+  // Precondition of both: the calling thread runs no other Task, but in a callback.
   Ended enter(Task& task, const Start& start);
   Ended enter(Task& task, const dune_tf& frame);
-  // Calls a function.  True: it returned; else task.ended says why not.
-  bool call(Task& task, Ring3Call& call);
 
   Memory& own_memory() { return *memory_; }
   Descriptors& descriptors() { return descriptors_; }
@@ -126,6 +129,8 @@ class Process : public Environment {
  private:
   friend struct Task;
   static void from_syscall(dune_tf& frame, void* context);
+  static void on_tick();
+  static Task* task_of(const Ring3Context& context);  // null: another client's
   static void from_trap(uint8_t vector, uint64_t error, Gva address, dune_tf& frame, void* context);
   long futex(const Arguments& args);
 

@@ -11,6 +11,7 @@ Ticker& Ticker::mine() {
 }
 
 void Ticker::start() {
+  started_ = true;
   if (on_) return;
   on_ = true;
   (void)set_timer(kNanoseconds, kVector);
@@ -24,8 +25,9 @@ uint64_t Ticker::after(uint64_t nanoseconds) {
 
 void Ticker::tick(bool watching) {
   ticks_ = ticks_ + 1;
-  on_ = watching;
-  if (watching) (void)set_timer(kNanoseconds, kVector);
+  on_ = watching || started_;
+  started_ = false;
+  if (on_) (void)set_timer(kNanoseconds, kVector);
 }
 
 }  // namespace dune::sandbox

@@ -32,6 +32,7 @@ class Ticker {
  private:
   volatile uint64_t ticks_ = 0;
   volatile bool on_ = false;
+  volatile bool started_ = false;  // since the last tick, perhaps for a call that is not yet seen
 };
 
 }  // namespace dune::sandbox

@@ -4,6 +4,7 @@
 // nothing more.
 #include "sandbox/plugin.h"
 
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -215,6 +216,38 @@ TEST_CASE("plugin: a callback that cannot be given its arguments ends the call")
   CHECK(failed.error().code == EFAULT);
   CHECK(failed.error().text().find("reads 0x8") != std::string::npos);
   CHECK(runs == 0);
+}
+
+TEST_CASE("plugin: a callback that calls another plugin leaves the first one's bases alone") {
+  Plugin first = load("evil"), second = load("evil");
+  auto nothing = second.export_function<void()>([] {});
+  auto inner = second.function<int(uint64_t, Remote<void()>)>("keep_bases");
+  auto call = first.export_function<void()>([&] { CHECK(*inner(0x2220000, *nothing) == 1); });
+  auto outer = first.function<int(uint64_t, Remote<void()>)>("keep_bases");
+  for (uint64_t base : {0x1110000, 0x3330000}) CHECK(*outer(base, *call) == 1);
+}
+
+TEST_CASE("plugin: in a fork child the parent's plugins are stale, and new ones work", "[once]") {
+  Plugin p = load("good");
+  auto add = p.function<int(int, int)>("add");
+  REQUIRE(*add(1, 2) == 3);
+  const pid_t pid = fork();
+  if (pid == 0) {
+    std::string why;
+    if (add(1, 2).error().code != ESTALE) _exit(1);
+    auto own = Plugin::load(library("good"), {}, why);
+    if (!own || *own->function<int(int, int)>("add")(1, 2) != 3) _exit(2);
+    _exit(add(1, 2).error().code == ESTALE ? 0 : 3);
+  }
+  int status = -1;
+  REQUIRE(waitpid(pid, &status, 0) == pid);
+  CHECK(status == 0);
+  CHECK(*add(1, 2) == 3);
+}
+
+TEST_CASE("plugin: a library cannot pretend to be what loads it") {
+  Plugin p = load("forges");
+  CHECK(*p.function<int()>("still_there")() == 5);
 }
 
 TEST_CASE("plugin: what goes wrong in it is an error of the call") {

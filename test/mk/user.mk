@@ -103,7 +103,7 @@ TEST_PLUGINS := $(patsubst test/plugins/%.c,$(B)/test/plugins/%.so,$(wildcard te
 tests: $(TEST_PLUGINS)
 $(TEST_PLUGINS): $(B)/test/plugins/%.so: test/plugins/%.c
 	@mkdir -p $(@D)
-	@echo "  LD  $@"; $(CC) $(CFLAGS) -shared -o $@ $<
+	@echo "  LD  $@"; $(CC) -I. $(CFLAGS) -shared -o $@ $<
 
 # tests in the machine
 GUEST := $(call objects,$(call sources,test/guest))

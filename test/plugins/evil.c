@@ -54,3 +54,11 @@ void lose_everything(void) {
           : "memory");
 }
 void set_flags(void) { asm volatile("pushf; orq $0x44500, (%rsp); popf; nop; nop"); }
+// Whether FS and GS base are what it made them, after a callback.
+int keep_bases(uint64_t base, void (*f)(void)) {
+  uint64_t own, fs, gs;
+  asm volatile("rdfsbase %0; wrfsbase %1; wrgsbase %1" : "=&r"(own) : "r"(base));
+  f();
+  asm volatile("rdfsbase %0; rdgsbase %1; wrfsbase %2" : "=&r"(fs), "=&r"(gs) : "r"(own));
+  return fs == base && gs == base;
+}
