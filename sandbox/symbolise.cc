@@ -116,7 +116,8 @@ std::string describe(Memory& memory, const Ended& ended) {
     case Ended::How::kCpuTime: return "uses up its CPU time; at " + symbolise(memory, ended.rip);
     case Ended::How::kSignalled: break;
   }
-  return what_happened(ended) + " at " + symbolise(memory, ended.rip);
+  const std::string what = what_happened(ended);
+  return ended.rip ? what + " at " + symbolise(memory, ended.rip) : what;
 }
 
 }  // namespace dune::sandbox
