@@ -174,6 +174,8 @@ int dune_plugin_load(const char* library, const dune_plugin_options* options, du
       o.cpu_budget = options->cpu_budget;
       o.readable = strings(options->readable);
       o.environment = strings(options->environment);
+      o.refuse_meltdown = options->refuse_meltdown;
+      o.clear_buffers = options->clear_buffers;
       if (options->policy) {
         auto policy = Policy::read_file(options->policy, why);
         if (!policy) return report(error, policy.error().code, why);

@@ -46,6 +46,8 @@ struct dune_plugin_options {
   const char* const* readable;    /* paths that it can see beside the system's libraries,
                                      up to a NULL */
   const char* const* environment; /* "NAME=value", up to a NULL */
+  int refuse_meltdown;            /* these two: PluginOptions of plugin.h */
+  int clear_buffers;
 };
 
 enum dune_plugin_error_kind {

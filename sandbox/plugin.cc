@@ -8,6 +8,7 @@
 
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 
 #include "libdune/process.h"
 #include "libdune/ring_call.h"
@@ -37,6 +38,12 @@ HostFd program_file() {
   if (fd >= 0 && write(fd, dune_plugin_host_start, bytes) != static_cast<ssize_t>(bytes))
     file = HostFd();
   return file;
+}
+
+bool without_meltdown() {
+  std::string says;
+  std::getline(std::ifstream("/sys/devices/system/cpu/vulnerabilities/meltdown"), says);
+  return says == "Not affected";
 }
 
 // What a plugin may ask while its libraries are loaded.
@@ -148,7 +155,7 @@ struct Plugin::State {
   uint32_t index;  // of the space
   const Space& space;
   uint32_t generation;  // of the space; it is another's in a fork child
-  bool unusual;         // broken, or timed
+  bool unusual;         // broken, timed, or with buffers to clear
 
   State(std::shared_ptr<Common> c, std::unique_ptr<PluginProcess> p)
       : common(std::move(c)),
@@ -158,11 +165,12 @@ struct Plugin::State {
         index(SpaceAccess::index(process->own_memory().space())),
         space(spaces[index]),
         generation(space.generation),
-        unusual(timed) {}
+        unusual(usually()) {}
 
   // Null: it returned; else the caller's.
   [[gnu::always_inline]] CallError* call(Ring3Call& call);
   CallError* call_unusual(abi::Registers& registers);
+  bool usually() const { return timed || common->options.clear_buffers; }
   CallError* failed();
   void fail(const Ended& ended, CallError& error);
   void start_clocks();
@@ -287,6 +295,7 @@ Result<std::unique_ptr<PluginProcess>> Plugin::State::make(const std::shared_ptr
   options.policy =
       std::shared_ptr<const Policy>(common, memory ? &common->policy : &common->while_loading);
   options.files = std::move(files);
+  options.clear_buffers = o.clear_buffers;
   auto process = std::make_unique<PluginProcess>(std::move(options), common);
   if (!memory) {
     auto fresh = Memory::create(o.memory_limit);
@@ -305,6 +314,10 @@ Result<Plugin> Plugin::load(const std::string& library, const PluginOptions& opt
   if (!in_dune()) {
     why = "the thread is not in Dune mode: dune::enter() comes first";
     return Error{EPERM};
+  }
+  if (options.refuse_meltdown && !without_meltdown()) {
+    why = "this CPU may have Meltdown: a plugin could read the host's memory";
+    return Error{ENOTSUP};
   }
   auto common = std::make_shared<Common>();
   common->options = options;
@@ -470,7 +483,7 @@ Result<void> Plugin::reset() {
   s.task.gs = s.snapshot_gs;
   s.task.stack = s.snapshot_stack;
   s.broken = {};
-  s.unusual = s.timed;
+  s.unusual = s.usually();
   return {};
 }
 
@@ -539,6 +552,7 @@ CallError* Plugin::State::call_unusual(abi::Registers& registers) {
   }
   const bool starts = timed && !task.runs() && !task.expires;
   if (starts) start_clocks();
+  process->before_ring3();
   CallError* const error = call(registers.call);
   if (starts) task.expires = task.cpu_budget = 0;
   return error;

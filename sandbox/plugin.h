@@ -18,6 +18,14 @@
 // written since.  spawn() makes another instance from the same snapshot; instances
 // share all pages that they do not write.
 //
+// Speculative execution.  The host's memory is mapped while ring 3 runs, for ring 0 only: on a
+// CPU with Meltdown a plugin can read it all the same, and load() can be told to refuse such a
+// CPU.  What the host left in the CPU's buffers (MDS, TAA, MMIO stale data, RFDS) can be
+// cleared before ring 3 runs; a hyperthread beside it still sees them.  Linux's SPEC_CTRL
+// stays in force: with enhanced IBRS ring 3's branches do not train ring 0's, and
+// prctl(PR_SET_SPECULATION_CTRL) holds inside.  There is no IBPB at a change of ring, and nothing
+// protects a bounds check of the host's on what a plugin passed (Spectre v1).
+//
 // A Plugin is used by one thread at a time; different ones by any number of threads.
 // Precondition of everything here: in_dune().
 #ifndef SANDBOX_PLUGIN_H
@@ -52,6 +60,10 @@ struct PluginOptions {
   // Directories and files that it can see, read-only, beside the system's libraries.
   std::vector<std::string> readable;
   std::vector<std::string> environment;  // "NAME=value"
+  // load() fails with ENOTSUP unless Linux says that this CPU has no Meltdown.
+  bool refuse_meltdown = false;
+  // VERW before each way into ring 3: on CPUs that list md_clear some hundred cycles each.
+  bool clear_buffers = false;
 };
 
 // Why a call has no result.
@@ -118,9 +130,10 @@ class Function<R(A...)> {
 
 class Plugin {
  public:
-  // `library`: a path (with a slash), or a name that the dynamic linker looks for.  Its constructors run
-  // here, under memory limit and deadline.  Errors, with a line in `why`: ENOENT, ENOEXEC,
-  // ENOMEM, ETIME, EFAULT (a constructor crashed), EACCES (policy).
+  // `library`: a path (with a slash), or a name that the dynamic linker looks for.  Its
+  // constructors run here, under memory limit and deadline.  Errors, with a line in `why`:
+  // ENOENT, ENOEXEC, ENOMEM, ETIME, EFAULT (a constructor crashed), EACCES (policy), ENOTSUP
+  // (Meltdown).
   static Result<Plugin> load(const std::string& library, const PluginOptions& options,
                              std::string& why);
   Plugin();  // none; only to be assigned to

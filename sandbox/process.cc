@@ -126,6 +126,12 @@ void Process::set_policy(std::shared_ptr<const Policy> policy) {
                                    options_.calls);
 }
 
+// What is loaded after this, on the way to ring 3, is ring 3's own, and ring 0's stack.
+void Process::clear_cpu_buffers() {
+  static const uint16_t selector = DUNE_SEL_KERNEL_DATA;
+  asm volatile("verw %0" : : "m"(selector) : "cc");
+}
+
 Ended Process::enter(Task& task, const Start& start) {
   return enter(task, ring3_frame(Gva(start.rip), Gva(start.rsp)));
 }
@@ -133,6 +139,7 @@ Ended Process::enter(Task& task, const Start& start) {
 Ended Process::enter(Task& task, const dune_tf& frame) {
   const Inside inside(task, memory_->space());
   task.ended = {};
+  before_ring3();
   auto left = enter_ring3(frame, task.client);
   if (!left) task.end({Ended::How::kSignalled, SIGSEGV, T_GPFLT, 0, 0, frame.rip, false, false});
   return task.ended;
@@ -163,15 +170,21 @@ void Process::from_syscall(dune_tf& frame, void* context) {
     task.end(how);
   }
   if (task.ended.how != Ended::How::kNot) leave_ring3(0);
+  self.before_ring3();
 }
 
 void Process::from_trap(uint8_t vector, uint64_t error, Gva address, dune_tf& frame,
                         void* context) {
   Task& task = *static_cast<Task*>(context);
+  task.process.trapped(task, vector, error, address, frame);
+  task.process.before_ring3();
+}
+
+void Process::trapped(Task& task, uint8_t vector, uint64_t error, Gva address, dune_tf& frame) {
   Ended how = {Ended::How::kSignalled, signal_of(vector), vector, error,
                address.value,          frame.rip,         false,  false};
   if (vector == T_PGFLT) {
-    const auto fault = task.process.memory_->fault(address.value, error);
+    const auto fault = memory_->fault(address.value, error);
     if (fault == Memory::Fault::kResolved) return;
     how.out_of_memory = fault == Memory::Fault::kNoMemory;
     how.mapped = fault == Memory::Fault::kNotAllowed;
@@ -181,7 +194,7 @@ void Process::from_trap(uint8_t vector, uint64_t error, Gva address, dune_tf& fr
     how.how = time_up(task);
   }
   if (how.how == Ended::How::kSignalled) {
-    if (task.process.own_trap(task, how, frame)) {
+    if (own_trap(task, how, frame)) {
       if (task.ended.how != Ended::How::kNot) leave_ring3(0);
       return;
     }

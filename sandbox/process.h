@@ -88,6 +88,7 @@ class Process : public Environment {
     std::shared_ptr<Files> files;
     unsigned descriptors = 1024;
     CallOptions calls;
+    bool clear_buffers = false;  // VERW before each way into ring 3
   };
   explicit Process(Options options);
   ~Process() override;
@@ -100,6 +101,10 @@ class Process : public Environment {
   // Precondition of both: the calling thread runs no other Task, but in a callback.
   Ended enter(Task& task, const Start& start);
   Ended enter(Task& task, const dune_tf& frame);
+  // What enter() does last; for those who call ring 3 by themselves.
+  void before_ring3() const {
+    if (options_.clear_buffers) clear_cpu_buffers();
+  }
 
   Memory& own_memory() { return *memory_; }
   Descriptors& descriptors() { return descriptors_; }
@@ -127,11 +132,13 @@ class Process : public Environment {
   const Policy& policy() const { return *options_.policy; }
 
  private:
+  static void clear_cpu_buffers();
   friend struct Task;
   static void from_syscall(dune_tf& frame, void* context);
   static void on_tick();
   static Task* task_of(const Ring3Context& context);  // null: another client's
   static void from_trap(uint8_t vector, uint64_t error, Gva address, dune_tf& frame, void* context);
+  void trapped(Task& task, uint8_t vector, uint64_t error, Gva address, dune_tf& frame);
   long futex(const Arguments& args);
 
   Options options_;

@@ -485,6 +485,32 @@ TEST_CASE("plugin: threads, each with sandboxes of its own") {
   CHECK(good == 4);
 }
 
+TEST_CASE("plugin: options against speculation", "[once]") {
+  std::string says, why;
+  std::getline(std::ifstream("/sys/devices/system/cpu/vulnerabilities/meltdown"), says);
+  PluginOptions options;
+  options.refuse_meltdown = true;
+  if (says == "Not affected") {
+    CHECK(*load("good", options).function<int(int, int)>("add")(40, 2) == 42);
+  } else {
+    CHECK(load_error(library("good"), why, options) == ENOTSUP);
+    CHECK(why.find("Meltdown") != std::string::npos);
+  }
+
+  // VERW does no harm on any way to ring 3: calls, system calls, faults, callbacks, after reset().
+  options.refuse_meltdown = false;
+  options.clear_buffers = true;
+  Plugin p = load("good", options);
+  REQUIRE(p.snapshot().ok());
+  auto negate = p.export_function<double(double)>([](double v) { return -v; });
+  for (int round = 0; round < 2; round++) {
+    CHECK(*p.function<double(Remote<double(double)>, double)>("around")(*negate, 4) == 8);
+    CHECK(*p.function<long(long)>("pids")(10) == getpid());
+    CHECK(p.function<void(long)>("touch")(20));
+    REQUIRE(p.reset().ok());
+  }
+}
+
 TEST_CASE("plugin: a path may be relative") {
   REQUIRE(dune::enter().ok());
   std::string why;
