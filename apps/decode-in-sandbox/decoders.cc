@@ -89,8 +89,14 @@ struct ZStream {
 };
 static_assert(sizeof(ZStream) == 112);
 
+constexpr size_t kMost = 8 << 20;  // bytes that anything unpacks to
+
+std::string unpacked(Engine& engine, Address at, uint64_t bytes) {
+  if (bytes > kMost) throw Failed{"unbelievable size"};
+  return std::to_string(bytes) + " bytes, " + hash(fetch(engine, at, bytes));
+}
+
 std::string decode_gzip(Engine& engine, std::span<const char> file) {
-  constexpr size_t kMost = 8 << 20;
   const char version[] = "1.2.13";
   const Address version_at = engine.copy_in(version);
   ZStream stream = {};
@@ -103,9 +109,24 @@ std::string decode_gzip(Engine& engine, std::span<const char> file) {
   if (engine.call("inflateInit2_", {at, 15 + 16, version_at, sizeof(ZStream)}) & 0xffffffff)
     throw Failed{"zlib does not start"};
   if ((engine.call("inflate", {at, 4}) & 0xffffffff) != 1) throw Failed{"not a whole gzip file"};
-  const uint64_t bytes = engine.get<ZStream>(at).total_out;
-  if (bytes > kMost) throw Failed{"unbelievable size"};
-  return std::to_string(bytes) + " bytes, " + hash(fetch(engine, out, bytes));
+  return unpacked(engine, out, engine.get<ZStream>(at).total_out);
+}
+
+std::string decode_zstd(Engine& engine, std::span<const char> file) {
+  const Address data = engine.copy_in(file), out = engine.allocate(kMost);
+  const uint64_t bytes = engine.call("ZSTD_decompress", {out, kMost, data, file.size()});
+  if (engine.call("ZSTD_isError", {bytes}) & 0xffffffff) throw Failed{"not a whole zstd file"};
+  return unpacked(engine, out, bytes);
+}
+
+std::string decode_brotli(Engine& engine, std::span<const char> file) {
+  const Address data = engine.copy_in(file), out = engine.allocate(kMost);
+  const Address size = engine.allocate(8);
+  const uint64_t room = kMost;
+  engine.write(size, &room, sizeof(room));
+  if ((engine.call("BrotliDecoderDecompress", {file.size(), data, size, out}) & 0xffffffff) != 1)
+    throw Failed{"not a whole brotli file"};
+  return unpacked(engine, out, engine.get<uint64_t>(size));
 }
 
 // The handlers are ours and run outside of the sandbox, on what it passes.
@@ -163,10 +184,11 @@ void save(const std::string& path, std::span<const char> bytes) {
 
 }  // namespace
 
-const Decoder kDecoders[6] = {
-    {".png", "libpng16.so.16", decode_png}, {".jpg", "libturbojpeg.so.0", decode_jpeg},
-    {".gz", "libz.so.1", decode_gzip},      {".xml", "libexpat.so.1", decode_xml},
-    {".lua", "liblua5.4.so.0", run_lua},    {".luajit", "libluajit-5.1.so.2", run_luajit},
+const Decoder kDecoders[8] = {
+    {".png", "libpng16.so.16", decode_png},      {".jpg", "libturbojpeg.so.0", decode_jpeg},
+    {".gz", "libz.so.1", decode_gzip},           {".zst", "libzstd.so.1", decode_zstd},
+    {".br", "libbrotlidec.so.1", decode_brotli}, {".xml", "libexpat.so.1", decode_xml},
+    {".lua", "liblua5.4.so.0", run_lua},         {".luajit", "libluajit-5.1.so.2", run_luajit},
 };
 
 void make_samples(const std::string& directory) {
@@ -229,6 +251,19 @@ void make_samples(const std::string& directory) {
                {at, 9, 8, 15 + 16, 8, 0, reinterpret_cast<Address>("1.2.13"), sizeof(stream)});
     zlib->call("deflate", {at, 4});
     save(directory + "/sample.gz", std::span(file).first(stream.total_out));
+  }
+  {
+    std::vector<char> file(xml.size() + 1024);
+    const auto in = reinterpret_cast<Address>(xml.data()),
+               out = reinterpret_cast<Address>(file.data());
+    const uint64_t zstd_bytes =
+        native_engine("libzstd.so.1")->call("ZSTD_compress", {out, file.size(), in, xml.size(), 3});
+    save(directory + "/sample.zst", std::span(file).first(zstd_bytes));
+    uint64_t bytes = file.size();
+    native_engine("libbrotlienc.so.1")
+        ->call("BrotliEncoderCompress",
+               {5, 22, 0, xml.size(), in, reinterpret_cast<Address>(&bytes), out});
+    save(directory + "/sample.br", std::span(file).first(bytes));
   }
   const std::string script =
       "local n, sum = 0, 0\n"

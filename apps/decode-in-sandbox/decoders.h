@@ -15,7 +15,7 @@ struct Decoder {
   std::string (*decode)(Engine& engine, std::span<const char> file);
 };
 
-extern const Decoder kDecoders[6];
+extern const Decoder kDecoders[8];
 
 // Files of each kind, to try it with.
 void make_samples(const std::string& directory);

@@ -2,8 +2,8 @@
 //
 // decode-in-sandbox - files from strangers, read by libraries that are kept in ring 3.
 //
-// An example to read: Debian's own libpng, libturbojpeg, zlib, expat, Lua and LuaJIT,
-// unmodified, each in a sandbox of its own (engine.cc), beside the same calls in this
+// An example to read: Debian's own libpng, libturbojpeg, zlib, zstd, brotli, expat, Lua and
+// LuaJIT, unmodified, each in a sandbox of its own (engine.cc), beside the same calls in this
 // process.
 #include <cstdio>
 #include <cstring>
@@ -19,8 +19,8 @@ constexpr char kUsage[] =
     "usage: decode-in-sandbox [--native | --compare] FILE...\n"
     "       decode-in-sandbox --make-samples DIRECTORY\n"
     "\n"
-    "Says what is in .png, .jpg, .gz, .xml files, and runs .lua and .luajit files; each by\n"
-    "the system's library in a sandbox.\n"
+    "Says what is in .png, .jpg, .gz, .zst, .br and .xml files, and runs .lua and .luajit\n"
+    "files; each by the system's library in a sandbox.\n"
     "\n"
     "  --native         by the library in this process, without protection\n"
     "  --compare        both; exit status 1 if they differ\n"
