@@ -14,12 +14,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cerrno>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 
 namespace {
 
@@ -375,31 +375,55 @@ void fork_children() {
 }
 
 void threads() {
-  constexpr int kThreads = 3, kRounds = 20;
-  static std::atomic<int> round, done;
-  round = done = 0;
+  static constexpr size_t kThreads = 3, kRounds = 10;
+  static pthread_barrier_t cleared, written;
+  pthread_barrier_init(&cleared, nullptr, kThreads + 1);
+  pthread_barrier_init(&written, nullptr, kThreads + 1);
   pthread_t ids[kThreads];
   for (uintptr_t id = 0; id < kThreads; id++)
     pthread_create(
         &ids[id], nullptr,
         [](void* argument) -> void* {
           const auto own = reinterpret_cast<uintptr_t>(argument);
-          for (int r = 1; r <= kRounds; r++) {
-            while (round < r) sched_yield();
-            touch(own * kRounds + static_cast<size_t>(r) - 1);
-            done++;
+          for (size_t round = 0; round < kRounds; round++) {
+            pthread_barrier_wait(&cleared);
+            touch(own * kRounds + round);
+            pthread_barrier_wait(&written);
           }
           return nullptr;
         },
         reinterpret_cast<void*>(id));
-  for (int r = 1; r <= kRounds; r++) {
+  for (size_t round = 0; round < kRounds; round++) {
     clear();
-    round = r;
-    while (done < r * kThreads) sched_yield();
+    pthread_barrier_wait(&cleared);
+    pthread_barrier_wait(&written);
     for (size_t page = 0; page < kThreads * kRounds; page++)
-      CHECK(dirty(page) == (page % kRounds == static_cast<size_t>(r) - 1));
+      CHECK(dirty(page) == (page % kRounds == round));
   }
   for (pthread_t id : ids) pthread_join(id, nullptr);
+}
+
+// A thread that never stops writing: no TLB may remember that its page was dirty.
+void endless_writer() {
+  static volatile uint64_t* count;
+  static volatile bool stop;
+  count = reinterpret_cast<uint64_t*>(heap + 60 * kPage);
+  pthread_t writer;
+  pthread_create(
+      &writer, nullptr,
+      [](void*) -> void* {
+        while (!stop) *count = *count + 1;
+        return nullptr;
+      },
+      nullptr);
+  for (int round = 0; round < 10; round++) {
+    clear();
+    const uint64_t then = *count;
+    while (*count - then < 2) sched_yield();
+    CHECK((dirty(60) && !dirty(61)));
+  }
+  stop = true;
+  pthread_join(writer, nullptr);
 }
 
 // Nobody sees what such code writes.
@@ -434,6 +458,7 @@ int main(int argc, char**) {
   new_mappings();
   faults();
   threads();
+  endless_writer();
   fork_children();
   outside_dune_mode();
   printf("%d failures\n", failures);
