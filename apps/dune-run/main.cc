@@ -30,7 +30,6 @@ namespace {
 
 using namespace runner;
 
-constexpr char kPreloadName[] = "libdune-preload.so";
 constexpr char kVersion[] = "0.1";
 
 constexpr char kHelp[] =
@@ -122,9 +121,11 @@ std::string preload_library() {
   exit(status);
 }
 
-void set_environment(const std::string& library, const Arguments& arguments, int stats_socket) {
+void set_environment(const Program& program, const std::string& library, const Arguments& arguments,
+                     int stats_socket) {
   const char* users = getenv("LD_PRELOAD");
   std::string preload = library;
+  if (!program.first_library.empty()) preload.insert(0, program.first_library + ":");
 
   if (users && *users) preload += ":" + std::string(users);
   setenv("LD_PRELOAD", preload.c_str(), 1);
@@ -158,7 +159,7 @@ void set_environment(const std::string& library, const Arguments& arguments, int
     command.push_back(nullptr);
     run_static(program.interpreter, command.data(), options, stats_socket);
   }
-  set_environment(library, arguments, stats_socket);
+  set_environment(program, library, arguments, stats_socket);
   execv(program.path.c_str(), arguments.command);
   fail(program.path + ": " + strerror(errno), kExitNotExecutable);
 }

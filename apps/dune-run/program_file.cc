@@ -40,8 +40,24 @@ Program refuse(const std::string& problem, int status = kExitNotExecutable) {
   return program;
 }
 
+// The first DT_NEEDED entry that begins with `prefix`.
+std::string needed_library(Elf* elf, const char* prefix) {
+  for (Elf_Scn* section = nullptr; (section = elf_nextscn(elf, section));) {
+    GElf_Shdr header;
+    if (!gelf_getshdr(section, &header) || header.sh_type != SHT_DYNAMIC) continue;
+    Elf_Data* data = elf_getdata(section, nullptr);
+    GElf_Dyn entry;
+    for (int i = 0; data && gelf_getdyn(data, i, &entry); i++) {
+      const char* name =
+          entry.d_tag == DT_NEEDED ? elf_strptr(elf, header.sh_link, entry.d_un.d_val) : nullptr;
+      if (name && strncmp(name, prefix, strlen(prefix)) == 0) return name;
+    }
+  }
+  return "";
+}
+
 // "" when the file will do.
-std::string elf_problem(int fd, const std::string& path, bool& is_static) {
+std::string elf_problem(int fd, const std::string& path, Program& program) {
   elf_version(EV_CURRENT);
   Elf* elf = elf_begin(fd, ELF_C_READ, nullptr);
   GElf_Ehdr header;
@@ -64,7 +80,8 @@ std::string elf_problem(int fd, const std::string& path, bool& is_static) {
       if (gelf_getphdr(elf, static_cast<int>(i), &segment) && segment.p_type == PT_INTERP)
         dynamic = true;
     }
-    is_static = !dynamic;
+    program.is_static = !dynamic;
+    program.first_library = needed_library(elf, "libasan.so");
   }
   if (elf) elf_end(elf);
   return problem.empty() ? "" : path + " " + problem;
@@ -120,7 +137,7 @@ std::string file_problem(const std::string& path, int depth, Program& program) {
     return file_problem(interpreter, depth + 1, program);
   }
   std::string problem = privilege_problem(fd.get(), st, path);
-  return problem.empty() ? elf_problem(fd.get(), path, program.is_static) : problem;
+  return problem.empty() ? elf_problem(fd.get(), path, program) : problem;
 }
 
 // Looks one file name up; errno says why not.

@@ -14,6 +14,9 @@ struct Program {
   // interpreter is static, for otherwise Linux does it.
   std::string interpreter, interpreter_argument;
   bool is_static = false;  // the program, or the script's interpreter
+  // A library of it that has to be loaded before all others, ours too: gcc's AddressSanitizer
+  // insists.  Empty: none.
+  std::string first_library;
   std::string problem;
   int exit_status = 0;  // for the problem
 };

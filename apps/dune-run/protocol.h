@@ -6,6 +6,8 @@
 
 namespace runner {
 
+constexpr char kPreloadName[] = "libdune-preload.so";
+
 // Environment variables from dune-run to the preload library, which removes them.
 constexpr char kStatsVariable[] = "DUNE_RUN_STATS_FD";    // socket that wants the VM's fd
 constexpr char kForwardVariable[] = "DUNE_RUN_FORWARD";   // "plain" or "fast"

@@ -19,7 +19,7 @@ def write_list(file, wanted):
 
     Tags of a Catch2 case: [120s] is its time limit, [smp] means two CPUs.  [once]: its answer is the
     same in each machine of a kernel; [long]: only `make check-full` has the time.  A command says
-    `NAME: once ...` or `NAME: long ...`.  `wanted` is asked with a test's kind and CPUs.
+    `NAME: once ...` or `NAME: long ...`, a program of programs/ "// suite: long".  `wanted` is asked with a test's kind and CPUs.
     """
     lines = _catch_cases() + _comparisons()
     commands = _GUEST / "commands.list"
@@ -68,7 +68,8 @@ def _comparisons():
     compare = ["bash", str(_GUEST / "compare"), str(BUILD / "dune-run")]
     lines = [f"@add {BUILD / 'libdune-preload.so'}"]
     for source in sorted((_GUEST / "programs").glob("*.cc")):
-        lines.append(shlex.join([f"{source.stem}:", "timeout=120", *compare, str(BUILD / "test" / source.stem)]))
+        kind = re.findall(r"^// suite: (\w+)$", source.read_text(encoding="utf-8"), re.M)
+        lines.append(shlex.join([f"{source.stem}:", *kind, "timeout=120", *compare, str(BUILD / "test" / source.stem)]))
     quick = [path for path in sorted(_CASES.glob("*.sh")) if "\n# quick\n" in path.read_text(encoding="utf-8")]
     needs = "bash sh find sha256sum sort mktemp rm cat tr sleep wc cmp head tail echo".split()
     for path in quick:

@@ -113,6 +113,8 @@ $(B)/test/guest.libs += $(sandbox.libs) $(gc.libs) -lCatch2WithMain
 PROGRAMS := $(wildcard test/guest/programs/*.cc)
 $(foreach source,$(PROGRAMS),\
 	$(eval $(call program,tests,$(B)/test/$(basename $(notdir $(source))),$(call objects,$(source)))))
+$(B)/test/asan.libs += -fsanitize=address
+test/guest/programs/asan.cc.flags := -fsanitize=address
 $(B)/test/bench.needs := $(B)/libdune-gc.a $(B)/libdune-sandbox.a
 $(B)/test/bench.libs += $(sandbox.libs) $(gc.libs) -lgc -lexpat
 BENCH := $(call objects,$(call sources,test/bench))

@@ -45,9 +45,15 @@ void restore_preload() {
   char* value = find("LD_PRELOAD", &at);
 
   if (!value) return;
-  snprintf(own_path, sizeof(own_path), "%.*s", static_cast<int>(strcspn(value, ":")), value);
-  // dune-run puts us first; behind the colon stands what the user had.
-  char* rest = strchr(value, ':');
+  // Before us stands what dune-run found to be wanted there, behind us what the user had.
+  const char* own = value;
+  size_t length = strcspn(own, ":");
+  while (own[length] && !memmem(own, length, runner::kPreloadName, strlen(runner::kPreloadName))) {
+    own += length + 1;
+    length = strcspn(own, ":");
+  }
+  snprintf(own_path, sizeof(own_path), "%.*s", static_cast<int>(length), own);
+  const char* rest = own[length] ? own + length : nullptr;
   if (rest)
     memmove(value, rest + 1, strlen(rest + 1) + 1);
   else
