@@ -388,8 +388,11 @@ Result<Plugin> Plugin::load(const std::string& library, const PluginOptions& opt
     char text[512] = "cannot be loaded";
     if (message && *message) process.memory().read_string(*message, text, sizeof(text) - 1);
     why = text;
-    const bool missing = strstr(text, "No such file");
-    return Error{missing ? ENOENT : ENOEXEC};
+    if (!strstr(text, "No such file")) return Error{ENOEXEC};
+    // So says the dynamic linker of another machine's too.
+    if (!why.starts_with(path + ":") || access(path.c_str(), F_OK)) return Error{ENOENT};
+    why = path + ": it is for another machine";
+    return Error{ENOEXEC};
   }
   plugin.release(name);
   plugin.state_->handle = handle;

@@ -14,7 +14,7 @@
 
 #include <catch2/catch.hpp>
 
-#include "libdune/dune.hpp"
+#include "test/guest/plugin_files.h"
 
 namespace {
 
@@ -35,14 +35,6 @@ struct Large {
 };
 constexpr char kSmall[] = "{ifs}";
 constexpr char kLarge[] = "{lllll}";
-
-std::string library(const char* name) {
-  char self[4096];
-  const ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-  REQUIRE(n > 0);
-  const std::string path(self, static_cast<size_t>(n));
-  return path.substr(0, path.rfind('/')) + "/plugins/" + name + ".so";
-}
 
 class CPlugin {
  public:

@@ -16,7 +16,7 @@
 
 #include <catch2/catch.hpp>
 
-#include "libdune/dune.hpp"
+#include "test/guest/plugin_files.h"
 
 using namespace dune::sandbox;
 
@@ -42,15 +42,6 @@ DUNE_PLUGIN_STRUCT(large, int64_t)
 
 namespace {
 
-std::string library(const char* name) {
-  char self[4096];
-  const ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-  REQUIRE(n > 0);
-  self[n] = 0;
-  std::string path(self);
-  return path.substr(0, path.rfind('/')) + "/plugins/" + name + ".so";
-}
-
 Plugin load(const char* name, const PluginOptions& options = {}) {
   REQUIRE(dune::enter().ok());
   std::string why;
@@ -58,14 +49,6 @@ Plugin load(const char* name, const PluginOptions& options = {}) {
   INFO(why);
   REQUIRE(plugin.ok());
   return std::move(*plugin);
-}
-
-int load_error(const std::string& path, std::string& why, const PluginOptions& options = {}) {
-  REQUIRE(dune::enter().ok());
-  auto plugin = Plugin::load(path, options, why);
-  CHECK_FALSE(plugin.ok());
-  CHECK_FALSE(why.empty());
-  return plugin.error().code;
 }
 
 }  // namespace
@@ -520,32 +503,4 @@ TEST_CASE("plugin: a path may be relative") {
   INFO(why);
   REQUIRE(plugin.ok());
   CHECK(*plugin->function<int(int, int)>("add")(40, 2) == 42);
-}
-
-TEST_CASE("plugin: libraries that cannot be loaded say why") {
-  std::string why;
-  CHECK(load_error("/nowhere/libx.so", why) == ENOENT);
-  CHECK(load_error("libnowhere.so.7", why) == ENOENT);
-  CHECK(load_error(library("lacks"), why) == ENOEXEC);
-  CHECK(why.find("nobody_has_this") != std::string::npos);
-  CHECK(load_error(library("crashes"), why) == EFAULT);
-  CHECK(why.find("writes 0x8") != std::string::npos);
-  PluginOptions options;
-  options.load_deadline = 3'000'000'000;
-  CHECK(load_error(library("hangs"), why, options) == ETIME);
-
-  char path[] = "/tmp/pluginXXXXXX";
-  const int fd = mkstemp(path);
-  REQUIRE(write(fd, "\177ELF no more", 12) == 12);
-  CHECK(load_error(path, why) == ENOEXEC);
-  REQUIRE(ftruncate(fd, 0) == 0);
-  CHECK(load_error(path, why) == ENOEXEC);
-  unlink(path);
-  close(fd);
-  PluginOptions tight;
-  tight.memory_limit = 64 << 10;
-  CHECK(load_error(library("good"), why, tight) == ENOMEM);
-  PluginOptions nothing;
-  nothing.readable = {"/not/here"};
-  CHECK(load_error(library("good"), why, nothing) == ENOENT);
 }
