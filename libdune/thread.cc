@@ -168,6 +168,7 @@ Result<void> Thread::create_vcpu() {
   long fd = sys::ioctl(process.vm_fd, DUNE_CREATE_VCPU, &create);
   if (fd < 0) return Error{static_cast<int>(-fd), "cannot make a VCPU"};
   vcpu_fd = sys::move_high(static_cast<int>(fd));
+  tid = static_cast<int32_t>(sys::call(__NR_gettid));
   add_own_fd(vcpu_fd);
 
   long page = sys::mmap(nullptr, kPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu_fd);

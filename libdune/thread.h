@@ -118,6 +118,7 @@ struct alignas(16) Thread {
   Gdt gdt;
   Tss tss;
   KernelWrites writes;  // of the system call in flight
+  int32_t tid;          // Linux's number of the thread
 
   SignalTable* signals;      // the process's, or
   SignalTable own_signals;   // of one that shares memory but not handlers (vfork)

@@ -78,13 +78,8 @@ Calls::Limits& Calls::limits() {
   return *limits_;
 }
 
-long Calls::run(unsigned number, const Arguments& args) {
-  if (number >= kMaxCall) return -ENOSYS;
-  const Verdict verdict = judge(policy_, number, args);
-  if (verdict.action == Action::kErrno && quiet_) {
-    denied_.fetch_add(1, std::memory_order_relaxed);
-    return -verdict.error;
-  }
+long Calls::judge(unsigned number, const Arguments& args) {
+  const Verdict verdict = sandbox::judge(policy_, number, args);
   if (options_.learn) options_.learn->note(number, args, call_row(number).how != How::kRefused);
   if (verdict.action != Action::kAllow) {
     if (verdict.action == Action::kLog) {
@@ -94,11 +89,7 @@ long Calls::run(unsigned number, const Arguments& args) {
       if (!options_.learn) return result;
     }
   }
-  try {
-    return allowed(number, args);
-  } catch (const std::exception&) {
-    return -ENOMEM;
-  }
+  return allowed(number, args);
 }
 
 long Calls::refuse(unsigned number, const Arguments& args, Verdict verdict) {
@@ -116,20 +107,23 @@ long Calls::refuse(unsigned number, const Arguments& args, Verdict verdict) {
 
 long Calls::allowed(unsigned number, const Arguments& args) {
   const Row& row = call_row(number);
-  switch (row.how) {
-    case How::kRefused: return -row.error;
-    case How::kMemory: return env_.memory_call(number, args, -1);
-    case How::kProcess: return env_.process_call(number, args, -1);
-    case How::kForward: {
-      Context call(*this, number);
-      return call.forward(row, args);
+  try {
+    switch (row.how) {
+      case How::kRefused: return -row.error;
+      case How::kMemory: return env_.memory_call(number, args, -1);
+      case How::kProcess: return env_.process_call(number, args, -1);
+      case How::kForward:
+      case How::kHandler: return with_context(number, row, args);
     }
-    case How::kHandler: {
-      Context call(*this, number);
-      return row.handler(call, args);
-    }
+  } catch (const std::exception&) {
+    return -ENOMEM;
   }
   return -ENOSYS;
+}
+
+long Calls::with_context(unsigned number, const Row& row, const Arguments& args) {
+  Context call(*this, number);
+  return row.how == How::kForward ? call.forward(row, args) : row.handler(call, args);
 }
 
 long Calls::resolve(const std::string& path, Found& found) {

@@ -110,7 +110,7 @@ void Process::on_tick() {
 }
 
 Process::Process(Options options)
-    : options_(std::move(options)), descriptors_(options_.descriptors) {
+    : options_(std::move(options)), pid_(getpid()), descriptors_(options_.descriptors) {
   on_trap(Ticker::kVector, [](dune_tf&, void*) { on_tick(); });
 }
 Process::~Process() = default;
@@ -272,6 +272,8 @@ long Process::futex(const Arguments& a) {
 }
 
 long Process::process_call(unsigned number, const Arguments& a, int) {
+  if (number == __NR_getpid) return pid_;
+  if (number == __NR_gettid) return Thread::current()->tid;
   Task& task = *Task::current();
   Ended how;
   switch (number) {
@@ -289,11 +291,7 @@ long Process::process_call(unsigned number, const Arguments& a, int) {
         case ARCH_GET_GS: return memory_->put(a[1], ring3_gs()) ? 0 : -EFAULT;
       }
       return -EINVAL;
-    case __NR_set_tid_address:
-      task.clear_child_tid = a[0];
-      return host_call(__NR_gettid, 0, 0, 0, 0, 0, 0);
-    case __NR_gettid:
-    case __NR_getpid:
+    case __NR_set_tid_address: task.clear_child_tid = a[0]; return Thread::current()->tid;
     case __NR_getppid: return host_call(number, 0, 0, 0, 0, 0, 0);
     case __NR_set_robust_list:
     case __NR_rt_sigaction:

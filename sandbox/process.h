@@ -142,6 +142,7 @@ class Process : public Environment {
   long futex(const Arguments& args);
 
   Options options_;
+  const long pid_;  // no process but a Guest lives on in a fork child
   std::unique_ptr<Memory> memory_;
   Descriptors descriptors_;
   std::unique_ptr<Calls> calls_;

@@ -220,7 +220,8 @@ TEST_CASE("plugin: in a fork child the parent's plugins are stale, and new ones 
     if (add(1, 2).error().code != ESTALE) _exit(1);
     auto own = Plugin::load(library("good"), {}, why);
     if (!own || *own->function<int(int, int)>("add")(1, 2) != 3) _exit(2);
-    _exit(add(1, 2).error().code == ESTALE ? 0 : 3);
+    if (*own->function<long(long)>("pids")(1) != getpid()) _exit(3);
+    _exit(add(1, 2).error().code == ESTALE ? 0 : 4);
   }
   int status = -1;
   REQUIRE(waitpid(pid, &status, 0) == pid);
@@ -287,6 +288,8 @@ TEST_CASE("plugin: system calls are refused unless the policy has them") {
   CHECK(*ask(0x40000000 + 39, 0, 0, 0, 0, 0, 0) == -ENOSYS);
   CHECK(*ask(-1, 0, 0, 0, 0, 0, 0) == -ENOSYS);
   CHECK(*ask(39, 0, 0, 0, 0, 0, 0) == getpid());
+  CHECK(*ask(186, 0, 0, 0, 0, 0, 0) == gettid());
+  std::thread([&] { CHECK(*ask(186, 0, 0, 0, 0, 0, 0) == gettid()); }).join();
   // Ends that wrap: nothing is taken away.
   const long end = *ask(12, 0, 0, 0, 0, 0, 0);
   CHECK(*ask(12, -1, 0, 0, 0, 0, 0) == end);
