@@ -52,7 +52,7 @@ struct Leaf {
   Pa pa;
   u64 prot;
   int level;
-  bool accessed;
+  bool accessed, dirty;
   bool operator==(const Leaf&) const = default;
 };
 
@@ -181,8 +181,8 @@ class EptWalker {
       check(entry, level, gpa);
       u64 address = entry & DUNE_EPT_ADDR_MASK;
       if (is_leaf(entry, level))
-        all.leaves[gpa] =
-            Leaf{Pa{address}, entry & present_mask, level, (entry & DUNE_EPT_ACCESSED) != 0};
+        all.leaves[gpa] = Leaf{Pa{address}, entry & present_mask, level,
+                               (entry & DUNE_EPT_ACCESSED) != 0, (entry & DUNE_EPT_DIRTY) != 0};
       else
         collect(address, level - 1, gpa, all);
     }
@@ -217,8 +217,15 @@ class EptModel {
     remove_leaves(gpa.value, end);
     for (int l = level; l < DUNE_EPT_ROOT_LEVEL; l++)
       tables_.insert({l, Gpa{align_down(gpa.value, span(l + 1))}});
-    leaves_[gpa] = Leaf{pa, prot, level, false};
+    leaves_[gpa] = Leaf{pa, prot, level, false, false};
     return stale;
+  }
+
+  // Only where a table of 4 KiB leaves is, and no leaf.
+  bool fill(Gpa gpa, Pa pa, u64 prot) {
+    if (find(gpa) || !tables_.contains({1, Gpa{align_down(gpa.value, span(2))}})) return false;
+    leaves_[gpa] = Leaf{pa, prot, 1, false, false};
+    return true;
   }
 
   unsigned long zap(u64 start, u64 end) {
@@ -238,8 +245,12 @@ class EptModel {
     return any;
   }
 
-  void access(Gpa gpa) {
-    if (auto leaf = find(gpa)) leaves_.at(leaf->first).accessed = true;
+  void access(Gpa gpa, bool write) {
+    auto found = find(gpa);
+    if (!found) return;
+    Leaf& leaf = leaves_.at(found->first);
+    leaf.accessed = true;
+    leaf.dirty |= write;
   }
 
   unsigned long leaves_of(int level) const {
@@ -309,6 +320,11 @@ class CheckedEpt {
     return zapped;
   }
 
+  void fill(Gpa gpa, Pa pa, u64 prot) {
+    if (dune_ept_fill(&ept_, gpa.value, pa.value, prot) != model_.fill(gpa, pa, prot))
+      throw EptBroken(hex_text("fill is wrong at ", gpa.value));
+  }
+
   bool young(u64 start, u64 end, bool clear) {
     bool young = dune_ept_test_young(&ept_, start, end, clear);
     if (young != model_.young(start, end, clear))
@@ -319,7 +335,7 @@ class CheckedEpt {
   void access(Gpa gpa, EptWalker::Mark mark) {
     compare_at(gpa);
     walker().walk(gpa, mark);
-    model_.access(gpa);
+    model_.access(gpa, mark == EptWalker::Mark::dirty);
   }
 
   // One address, by the walk, by the look-up and by the model.
@@ -381,8 +397,9 @@ class CheckedEpt {
       for (auto& [gpa, leaf] : has) {
         auto it = other.find(gpa);
         if (it == other.end() || it->second != leaf)
-          text += hex_text("\n  ", who, ": gpa ", gpa.value, " pa ", leaf.pa.value, " prot ",
-                           leaf.prot, " level ", leaf.level, " accessed ", leaf.accessed);
+          text +=
+              hex_text("\n  ", who, ": gpa ", gpa.value, " pa ", leaf.pa.value, " prot ", leaf.prot,
+                       " level ", leaf.level, " accessed ", leaf.accessed, " dirty ", leaf.dirty);
       }
     };
     line("tables", found, model_.leaves());
@@ -411,15 +428,21 @@ inline std::string apply_step(CheckedEpt& ept, u64 what, u64 more) {
   int level = 1 + static_cast<int>((what >> 32) % DUNE_EPT_MAX_LEAF);
   u64 size = span(level);
 
+  static constexpr u64 prots[] = {1, 3, 5, 7};
   switch (what % 16) {
     default: {  // map
-      static constexpr u64 prots[] = {1, 3, 5, 7};
       Gpa base{align_down(gpa.value, size)};
       // Few physical addresses: mapping the same one again must happen.
       u64 pa = align_down((more & 3) == 0 ? pa_end - 1 : (more >> 8 & 3) * 0x1234567890ULL, size);
       u64 prot = prots[what >> 40 & 3];
       ept.map(base, Pa{pa}, level, prot);
       return hex_text("map ", base.value, " to ", pa, " level ", level, " prot ", prot);
+    }
+    case 7: {
+      Gpa base{align_down(gpa.value, span(1))};
+      u64 pa = align_down((more >> 8 & 3) * 0x1234567890ULL, span(1));
+      ept.fill(base, Pa{pa}, prots[what >> 40 & 3]);
+      return hex_text("fill ", base.value, " with ", pa);
     }
     case 8:
     case 9:

@@ -35,6 +35,20 @@ inline void expect(bool ok, const char* what, uint64_t value = 0) {
   throw Broken(text);
 }
 
+// What TLBs were told to forget since the step began.
+struct Flushed {
+  uint64_t low = ~0ull, high = 0;
+  bool all = false;
+
+  void add(const Stale& stale) {
+    all |= stale.tables;
+    if (stale.low < low) low = stale.low;
+    if (stale.high > high) high = stale.high;
+  }
+  bool has(uint64_t va) const { return all || (va >= low && va + 4095 <= high); }
+};
+inline Flushed flushed;
+
 inline int64_t pool_refs[kPoolPages];
 inline bool pool_counted(Gpa gpa) {
   return gpa.value >= kPoolGpa && gpa.value < kPoolGpa + kPoolPages * 4096;
@@ -47,7 +61,10 @@ inline const PageMapHooks kTestHooks = {
     pool_counted,
     [](Gpa gpa) { pool_refs[(gpa.value - kPoolGpa) / 4096]++; },
     [](Gpa gpa) { pool_refs[(gpa.value - kPoolGpa) / 4096]--; },
-    [](PageMap& map, Stale& stale) { map.free_stale(stale); },
+    [](PageMap& map, Stale& stale) {
+      flushed.add(stale);
+      map.free_stale(stale);
+    },
 };
 
 class CheckedMap {
@@ -82,6 +99,10 @@ class CheckedMap {
     const uint64_t flags = choice(more);
     const auto size = static_cast<PageSize>(1 + (more >> 20) % 3);
     Stale stale;
+    flushed = {};
+    std::vector<uint64_t> before(pages + 2);  // a neighbour on each side
+    for (uint64_t i = 0; i < before.size(); i++)
+      before[i] = walk(map_.root().value, va - 4096 + i * 4096);
     switch (what % 10) {
       case 0:
       case 1: map(va, kPoolGpa * 2 + (more >> 8) % 4096 * 4096, bytes, flags, size, stale); break;
@@ -95,6 +116,12 @@ class CheckedMap {
       case 7: expect(map_.split(Gva(va), bytes, size).ok(), "split failed"); break;
       case 8: (void)map_.merge(Gva(va).align_down(dune::bytes(size)), size, stale); break;
       case 9: fill(va); break;
+    }
+    flushed.add(stale);
+    for (uint64_t i = 0; i < before.size(); i++) {
+      const uint64_t at = va - 4096 + i * 4096;
+      expect(!lost(before[i], walk(map_.root().value, at)) || flushed.has(at),
+             "a TLB may keep what is gone", at);
     }
     map_.free_stale(stale);
   }
@@ -150,6 +177,13 @@ class CheckedMap {
   }
 
  private:
+  // Whether a TLB that has `old` allows an access that `now` does not, or elsewhere.
+  static bool lost(uint64_t old, uint64_t now) {
+    if (!(old & kPtePresent)) return false;
+    return !(now & kPtePresent) || ((old ^ now) & kAddress) ||
+           (old & ~now & (kPteWritable | kPteUser)) || (now & ~old & kPteNoExecute);
+  }
+
   static constexpr uint64_t kAddress = 0x000ffffffffff000;
   static constexpr uint64_t kPages = 4096;
 
