@@ -40,6 +40,12 @@ constexpr PageMapHooks kHooks = {
     },
 };
 
+constexpr Error kOwnMemory = {EPERM, "memory of libdune itself"};
+
+bool is_own(Gva at, uint64_t bytes) {
+  return at.value < kUserEnd && own_memory(Hva(at.value), bytes);
+}
+
 // Some of [gpa, gpa + bytes) is libdune's own.
 bool own_physical(Gpa gpa, uint64_t bytes) {
   for (uint64_t at = 0; at < bytes;) {
@@ -287,8 +293,7 @@ Result<void> AddressSpace::map_physical(Gva at, Gpa memory, uint64_t bytes, uint
                                         PageSize largest, Batch* batch) {
   auto good = PageMap::check(at, bytes);
   if (!good) return good;
-  if ((rights & kPteUser) && own_physical(memory, bytes))
-    return Error{EPERM, "memory of libdune itself"};
+  if (is_own(at, bytes) || ((rights & kPteUser) && own_physical(memory, bytes))) return kOwnMemory;
   Access access(index_, generation_);
   if (!access) return access.error();
   FlushScope scope(access, batch ? &batch->stale_ : nullptr);
@@ -301,8 +306,7 @@ Result<void> AddressSpace::map(Gva at, Hva memory, uint64_t bytes, uint64_t righ
   if (!good) return good;
   if ((memory.value & 4095) || memory.value + bytes < bytes || memory.value + bytes > kUserEnd)
     return Error{EINVAL, "not memory of the process"};
-  if ((rights & kPteUser) && own_memory(memory, bytes))
-    return Error{EPERM, "memory of libdune itself"};
+  if (is_own(at, bytes) || ((rights & kPteUser) && own_memory(memory, bytes))) return kOwnMemory;
   Access access(index_, generation_);
   if (!access) return access.error();
   FlushScope scope(access, batch ? &batch->stale_ : nullptr);
@@ -327,6 +331,7 @@ Result<void> AddressSpace::map(Gva at, Hva memory, uint64_t bytes, uint64_t righ
 Result<void> AddressSpace::map_new(Gva at, uint64_t bytes, uint64_t rights, Batch* batch) {
   auto good = PageMap::check(at, bytes);
   if (!good) return good;
+  if (is_own(at, bytes)) return kOwnMemory;
 
   // All pages first, chained; then what can fail in the tables; then the rest.
   Hva first{};
@@ -373,19 +378,18 @@ namespace {
 
 // EPERM when giving ring 3 the range would give it libdune's memory.
 Result<void> check_user(PageMap& map, Gva at, uint64_t bytes) {
-  const Error refused = {EPERM, "memory of libdune itself"};
   const Gva end = at + bytes;
   for (Gva look = at; look < end;) {
     auto m = map.next(look, end);
     // Between two leaves the default mapping would come.
     const Gva stop = m ? m->gva : end;
     if (look < stop && look.value < kUserEnd && own_memory(Hva(look.value), stop - look))
-      return refused;
+      return kOwnMemory;
     if (!m) break;
     const Gva from = m->gva < look ? look : m->gva;
     Gva to = m->gva + m->bytes();
     if (to > end) to = end;
-    if (own_physical(m->gpa + (from - m->gva), to - from)) return refused;
+    if (own_physical(m->gpa + (from - m->gva), to - from)) return kOwnMemory;
     look = to;
   }
   return {};
@@ -441,15 +445,18 @@ Result<void> AddressSpace::change_range(Gva at, uint64_t bytes, uint64_t set, ui
 Result<void> AddressSpace::unmap(Gva at, uint64_t bytes, Batch* batch) {
   auto good = PageMap::check(at, bytes);
   if (!good) return good;
-  if (at.value < kUserEnd && own_memory(Hva(at.value), bytes))
-    return Error{EPERM, "memory of libdune itself"};
+  if (is_own(at, bytes)) return kOwnMemory;
   Access access(index_, generation_);
   if (!access) return access.error();
   FlushScope scope(access, batch ? &batch->stale_ : nullptr);
   return access.map().unmap(at, bytes, scope.stale());
 }
 
+// The default mapping comes back by a page fault, for which its memory has to be there.
 Result<void> AddressSpace::reset(Gva at, uint64_t bytes, Batch* batch) {
+  auto good = PageMap::check(at, bytes);
+  if (!good) return good;
+  if (is_own(at, bytes)) return kOwnMemory;
   Access access(index_, generation_);
   if (!access) return access.error();
   FlushScope scope(access, batch ? &batch->stale_ : nullptr);

@@ -28,7 +28,7 @@
 //   EINVAL   empty, unaligned, non-canonical or oversized range
 //   EEXIST   map() over something that the program mapped before
 //   ENOENT   no such mapping
-//   EPERM    ring 3 would reach memory of libdune itself
+//   EPERM    ring 3 would reach memory of libdune itself, or something else be in its place
 //   EBADF    no space: never created, moved from, or freed
 //   ESTALE   the space of another process: it was made before a fork
 //   ENOMEM, ENOSPC   out of table pages, out of slots

@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "libdune/c_api.h"
+#include "libdune/debug.h"
 #include "libdune/dune.hpp"
 #include "libdune/print.h"
 #include "libdune/process.h"
@@ -61,14 +62,4 @@ void dune_die(void) {
   for (;;) dune::sys::call(__NR_exit_group, 1);
 }
 
-void dune_dump_trap_frame(struct dune_tf* tf) {
-  auto row = [](const char* a, uint64_t va, const char* b, uint64_t vb, const char* c,
-                uint64_t vc) { dune::Line(a).hex(va).text(b).hex(vb).text(c).hex(vc); };
-  row("rip ", tf->rip, "  rsp ", tf->rsp, "  rflags ", tf->rflags);
-  row("cs  ", tf->cs, "  ss ", tf->ss, "  err ", tf->err);
-  row("rax ", tf->rax, "  rbx ", tf->rbx, "  rcx ", tf->rcx);
-  row("rdx ", tf->rdx, "  rsi ", tf->rsi, "  rdi ", tf->rdi);
-  row("rbp ", tf->rbp, "  r8  ", tf->r8, "  r9  ", tf->r9);
-  row("r10 ", tf->r10, "  r11 ", tf->r11, "  r12 ", tf->r12);
-  row("r13 ", tf->r13, "  r14 ", tf->r14, "  r15 ", tf->r15);
-}
+void dune_dump_trap_frame(struct dune_tf* tf) { dune::dump(*tf); }

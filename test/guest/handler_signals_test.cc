@@ -166,7 +166,7 @@ TEST_CASE("a signal with SA_ONSTACK in a trap handler") {
 // While a trap's frame is copied from the stack that the CPU pushed it to, no other trap may
 // come; so no signal's handler, which may trap.  Pages that lose their EPT entries make the
 // copying leave the guest, and signals are delivered on the way back.
-TEST_CASE("a signal that strikes where a trap's frame is made", "[smp][120s]") {
+TEST_CASE("a signal that strikes where a trap's frame is made", "[smp][once][120s]") {
   CHECK(in_child([]() -> std::string {
           if (!dune::enter()) return "enter";
           const int refs = open("/proc/self/clear_refs", O_WRONLY);

@@ -131,7 +131,7 @@ $(B)/test/unit: $(UNIT) $(B)/libdune.a
 endif
 
 # The examples at the head of these files; `...` is whatever a program does there.
-EXAMPLES := libdune/dune.hpp libdune/address_space.h libdune/rings.h libdune/interrupts.h gc/tracker.h
+EXAMPLES := libdune/dune.hpp libdune/address_space.h libdune/rings.h libdune/interrupts.h libdune/debug.h gc/tracker.h
 $(B)/obj-san/test/unit/examples_test.cc.o: $(EXAMPLES:%=$(B)/examples/%.inc)
 $(B)/examples/%.inc: % test/mk/user.mk
 	@mkdir -p $(@D)

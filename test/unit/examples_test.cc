@@ -7,6 +7,7 @@
 
 #include "gc/tracker.h"
 #include "libdune/address_space.h"
+#include "libdune/debug.h"
 #include "libdune/dune.hpp"
 #include "libdune/interrupts.h"
 #include "libdune/rings.h"
@@ -31,6 +32,10 @@ namespace {
 
 [[maybe_unused]] void interrupts_h(int tid) {
 #include "build/examples/libdune/interrupts.h.inc"
+}
+
+[[maybe_unused]] void debug_h() {
+#include "build/examples/libdune/debug.h.inc"
 }
 
 [[maybe_unused]] void tracker_h(dune::Gva heap, size_t heap_bytes) {
