@@ -4,7 +4,7 @@
 //
 //   dune::on_trap(T_GPFLT, [](dune_tf& frame, void*) {
 //     dune::dump(frame);
-//     dune::dump(dune::main_space(), dune::Gva(frame.rip).align_down(4096), 4096);
+//     (void)dune::dump(dune::main_space(), dune::Gva(frame.rip).align_down(4096), 4096);
 //   });
 //   auto counters = dune::exit_counters();
 //   if (counters) (void)counters->exits[48];           // EPT violations so far
