@@ -29,7 +29,7 @@ void Incoming::take(const Classes& c, uint64_t* words, size_t count, size_t alig
   for (size_t i = 0; i < count; i++) {
     if (c.word[i] == Class::kInteger)
       words[i] = integers[places_.integer()];
-    else
+    else if (c.word[i] == Class::kSse)
       memcpy(&words[i], sse(places_.sse()), 8);
   }
 }

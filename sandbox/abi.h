@@ -176,7 +176,7 @@ struct Registers {
     for (size_t i = 0; i < count; i++) {
       if (c.word[i] == Class::kInteger)
         call.gpr[places_.integer()] = words[i];
-      else
+      else if (c.word[i] == Class::kSse)  // kNone: padding only
         memcpy(&call.xmm[places_.sse()], &words[i], 8);
     }
     call.vectors = places_.sses();

@@ -177,7 +177,7 @@ class Plugin {
   // A function of the host that ring 3 may call, as an address to pass to it.  It runs in
   // ring 0 on the calling thread and may call into the plugin again; it must not throw, and
   // what it is given may be any nonsense.  It stays over reset(), and instances that are
-  // spawned later have it too.  ENOSPC: 512 of them.
+  // spawned later call the same one, from whatever thread they are on.  ENOSPC: 512 of them.
   Result<uint64_t> export_raw(HostFunction function);
   //   plugin.export_function<double(point, int)>([](point p, int n) { return p.x * n; });
   //   plugin.export_function<void(Remote<void>)>([](Plugin& caller, Remote<void> text) ...

@@ -97,9 +97,9 @@ std::vector<uint64_t> Type::load(const void* value) const {
   std::vector<uint64_t> to(std::max<size_t>(words(), 2));
   memcpy(to.data(), value, bytes);
   switch (code) {
-    case 'c': to[0] = static_cast<uint64_t>(static_cast<int8_t>(to[0])); break;
-    case 's': to[0] = static_cast<uint64_t>(static_cast<int16_t>(to[0])); break;
-    case 'i': to[0] = static_cast<uint64_t>(static_cast<int32_t>(to[0])); break;
+    case 'c': to[0] = static_cast<uint64_t>(int64_t{static_cast<int8_t>(to[0])}); break;
+    case 's': to[0] = static_cast<uint64_t>(int64_t{static_cast<int16_t>(to[0])}); break;
+    case 'i': to[0] = static_cast<uint64_t>(int64_t{static_cast<int32_t>(to[0])}); break;
     default: break;
   }
   return to;

@@ -35,6 +35,10 @@ struct small {
 struct large {
   int64_t v[5];
 };
+struct alignas(16) wide {
+  int64_t n;
+};
+DUNE_PLUGIN_STRUCT(wide, int64_t)
 DUNE_PLUGIN_STRUCT(point, double, double)
 DUNE_PLUGIN_STRUCT(mixed, int64_t, double)
 DUNE_PLUGIN_STRUCT(small, int, float, short)
@@ -63,6 +67,7 @@ TEST_CASE("plugin: values of every kind go in and come out") {
   CHECK(*p.function<int8_t(int8_t)>("negative")(-100) == 100);
   CHECK(*p.function<bool(unsigned)>("is_odd")(7));
   CHECK_FALSE(*p.function<bool(unsigned)>("is_odd")(8));
+  CHECK(*p.function<double(wide, double, int64_t)>("widened")({3}, 0.5, 4) == 304.5);
   auto sw = p.function<point(point)>("swapped")({1.5, -2});
   CHECK(((*sw).x == -2 && (*sw).y == 1.5));
   auto g = p.function<mixed(mixed)>("grow")({41, 1.25});
@@ -157,6 +162,10 @@ TEST_CASE("plugin: callbacks with values of every kind") {
            d;
   });
   CHECK(*p.function<float(Remote<Mixed>)>("call_mixed")(*mix) == 59333.0f);
+  using Wide = double(wide, double, int64_t);
+  auto widened = p.export_function<Wide>(
+      [](wide w, double d, int64_t n) { return static_cast<double>(w.n * 100 + n) + d; });
+  CHECK(*p.function<double(Remote<Wide>)>("call_widened")(*widened) == 304.5);
   using Pair = mixed(small);
   auto pair = p.export_function<Pair>([](small s) { return mixed{s.a + s.c, s.b * 2.0}; });
   auto got = p.function<mixed(Remote<Pair>)>("call_pair")(*pair);

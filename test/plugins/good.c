@@ -36,6 +36,14 @@ struct small {
 struct large {
   int64_t v[5];
 };
+struct wide {
+  _Alignas(16) int64_t n;
+};
+// The structure's second word is padding.
+double widened(struct wide w, double d, int64_t n) { return (double)(w.n * 100 + n) + d; }
+double call_widened(double (*f)(struct wide, double, int64_t)) {
+  return f((struct wide){3}, 0.5, 4);
+}
 struct point swapped(struct point p) {
   return (struct point){p.y, p.x};
 }
