@@ -12,7 +12,7 @@ unit.sources += sandbox/user_memory.cc sandbox/json.cc sandbox/call_names.cc san
 	sandbox/fds.cc sandbox/files.cc sandbox/proc.cc sandbox/resolver.cc sandbox/call_table.cc \
 	sandbox/calls.cc sandbox/calls_context.cc sandbox/calls_log.cc sandbox/calls_io.cc \
 	sandbox/calls_open.cc sandbox/calls_fds.cc sandbox/calls_poll.cc sandbox/calls_identity.cc \
-	sandbox/sockets.cc sandbox/calls_net.cc sandbox/calls_message.cc
+	sandbox/sockets.cc sandbox/calls_net.cc sandbox/calls_message.cc sandbox/elf_image.cc
 unit.libs += -lseccomp
 
 # What runs in ring 3 for a plugin, as bytes in the library.

@@ -2,112 +2,24 @@
 #include "sandbox/loader.h"
 
 #include <fcntl.h>
-#include <gelf.h>
-#include <libelf.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/random.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
-#include <memory>
+
+#include "sandbox/elf_image.h"
 
 namespace dune::sandbox {
 namespace {
 
 constexpr uint64_t kProgramAt = 4ull << 30;  // from the start of the high window
-constexpr size_t kMaxHeaders = 64;
-constexpr Error kBadHeaders = {ENOEXEC, "the program headers contradict themselves or the file"};
-
-uint64_t page_down(uint64_t v) { return v & ~(kPage - 1); }
-uint64_t page_up(uint64_t v) { return page_down(v + kPage - 1); }
 
 int protection_of(uint32_t flags) {
   return (flags & PF_R ? PROT_READ : 0) | (flags & PF_W ? PROT_WRITE : 0) |
          (flags & PF_X ? PROT_EXEC : 0);
-}
-
-// One ELF file, its headers read and checked.
-struct Image {
-  bool fixed = false;  // ET_EXEC
-  uint64_t entry = 0;
-  uint64_t low = 0, high = 0;  // of all segments, rounded to pages
-  uint64_t headers_at = 0;     // address of the program headers, as linked
-  std::string interpreter;
-  bool executable_stack = false;
-  std::vector<GElf_Phdr> segments;
-  size_t header_count = 0;
-};
-
-struct ElfCloser {
-  void operator()(Elf* e) const { elf_end(e); }
-};
-
-Result<void> check_segment(const GElf_Phdr& p, uint64_t file_bytes) {
-  constexpr uint64_t kTop = 1ull << 47;
-  if (p.p_filesz > p.p_memsz || p.p_offset > file_bytes || p.p_filesz > file_bytes - p.p_offset ||
-      p.p_vaddr >= kTop || p.p_memsz > kTop - p.p_vaddr || (p.p_vaddr - p.p_offset) % kPage != 0)
-    return kBadHeaders;
-  return {};
-}
-
-Result<Image> read_image(int fd) {
-  struct stat st = {};
-  if (fstat(fd, &st)) return Error{errno};
-  if (!S_ISREG(st.st_mode)) return Error{EACCES, "not a regular file"};
-  const auto file_bytes = static_cast<uint64_t>(st.st_size);
-
-  elf_version(EV_CURRENT);
-  const std::unique_ptr<Elf, ElfCloser> elf(elf_begin(fd, ELF_C_READ, nullptr));
-  GElf_Ehdr header;
-  if (!elf || elf_kind(elf.get()) != ELF_K_ELF || !gelf_getehdr(elf.get(), &header))
-    return Error{ENOEXEC, "not an ELF file"};
-  if (gelf_getclass(elf.get()) != ELFCLASS64 || header.e_machine != EM_X86_64)
-    return Error{ENOEXEC, "an ELF file for another architecture"};
-  if (header.e_type != ET_EXEC && header.e_type != ET_DYN)
-    return Error{ENOEXEC, "an ELF file that is no program"};
-  size_t count = 0;
-  if (elf_getphdrnum(elf.get(), &count) || !count || count > kMaxHeaders) return kBadHeaders;
-
-  Image image;
-  image.fixed = header.e_type == ET_EXEC;
-  image.entry = header.e_entry;
-  image.header_count = count;
-  image.low = ~0ull;
-  for (size_t i = 0; i < count; i++) {
-    GElf_Phdr p;
-    if (!gelf_getphdr(elf.get(), static_cast<int>(i), &p)) return kBadHeaders;
-    if (p.p_type == PT_GNU_STACK) image.executable_stack = p.p_flags & PF_X;
-    if (p.p_type == PT_INTERP) {
-      char path[4096];
-      if (p.p_filesz < 2 || p.p_filesz > sizeof(path) || p.p_offset > file_bytes)
-        return kBadHeaders;
-      if (pread(fd, path, p.p_filesz, static_cast<off_t>(p.p_offset)) !=
-          static_cast<ssize_t>(p.p_filesz))
-        return kBadHeaders;
-      if (path[p.p_filesz - 1] != 0) return kBadHeaders;
-      image.interpreter = path;
-    }
-    if (p.p_type != PT_LOAD || !p.p_memsz) continue;
-    auto good = check_segment(p, file_bytes);
-    if (!good) return good.error();
-    if (!image.segments.empty() && p.p_vaddr < image.high) {
-      // In order, and only within the same page may two of them meet.
-      if (page_up(image.segments.back().p_vaddr + image.segments.back().p_memsz) >
-          page_up(p.p_vaddr))
-        return kBadHeaders;
-    }
-    const uint64_t table_end = header.e_phoff + count * header.e_phentsize;
-    if (header.e_phoff >= p.p_offset && table_end <= p.p_offset + p.p_filesz)
-      image.headers_at = p.p_vaddr + (header.e_phoff - p.p_offset);
-    if (page_down(p.p_vaddr) < image.low) image.low = page_down(p.p_vaddr);
-    if (page_up(p.p_vaddr + p.p_memsz) > image.high) image.high = page_up(p.p_vaddr + p.p_memsz);
-    image.segments.push_back(p);
-  }
-  if (image.segments.empty() || image.low >= image.high) return kBadHeaders;
-  return image;
 }
 
 Result<void> failed(long value) {
@@ -116,8 +28,8 @@ Result<void> failed(long value) {
 }
 
 // bias: what is added to all addresses of the file.
-Result<void> map_segments(Memory& memory, int fd, const Image& image, uint64_t bias) {
-  for (const GElf_Phdr& p : image.segments) {
+Result<void> map_segments(Memory& memory, int fd, const ElfImage& image, uint64_t bias) {
+  for (const Elf64_Phdr& p : image.segments) {
     const uint64_t start = page_down(p.p_vaddr) + bias;
     const uint64_t file_end = p.p_vaddr + p.p_filesz + bias;
     const uint64_t end = page_up(p.p_vaddr + p.p_memsz + bias);
@@ -144,7 +56,7 @@ Result<void> map_segments(Memory& memory, int fd, const Image& image, uint64_t b
 }
 
 // Returns the bias.
-Result<uint64_t> map_image(Memory& memory, int fd, const Image& image, bool program) {
+Result<uint64_t> map_image(Memory& memory, int fd, const ElfImage& image, bool program) {
   uint64_t bias = 0;
   const Windows windows = *Windows::get();
   if (image.fixed) {
@@ -192,7 +104,7 @@ class StackWriter {
 
 Result<Start> load_program(Memory& memory, const LoadRequest& request,
                            const std::function<int(const char*)>& open_interpreter) {
-  auto image = read_image(request.program);
+  auto image = read_elf_image(request.program);
   if (!image) return image.error();
   auto bias = map_image(memory, request.program, *image, true);
   if (!bias) return bias.error();
@@ -204,7 +116,7 @@ Result<Start> load_program(Memory& memory, const LoadRequest& request,
   if (!image->interpreter.empty()) {
     const int fd = open_interpreter(image->interpreter.c_str());
     if (fd < 0) return Error{-fd, "the program's interpreter (dynamic linker) cannot be opened"};
-    auto interpreter = read_image(fd);
+    auto interpreter = read_elf_image(fd);
     Result<uint64_t> base = Error{ENOEXEC, "the program's interpreter is no loadable ELF file"};
     if (interpreter) base = map_image(memory, fd, *interpreter, false);
     close(fd);

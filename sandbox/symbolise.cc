@@ -1,67 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sandbox/symbolise.h"
 
-#include <gelf.h>
-#include <libelf.h>
 #include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
-#include <memory>
+#include <iterator>
 
 #include "libdune/dune.h"
+#include "sandbox/elf_image.h"
 
 namespace dune::sandbox {
 namespace {
-
-constexpr size_t kMaxSymbols = 1 << 20;
 
 std::string hex(uint64_t v) {
   char text[20];
   snprintf(text, sizeof(text), "0x%lx", v);
   return text;
-}
-
-// The symbol around byte `offset` of the file.
-std::string symbol_in(int fd, uint64_t offset) {
-  elf_version(EV_CURRENT);
-  struct Closer {
-    void operator()(Elf* e) const { elf_end(e); }
-  };
-  const std::unique_ptr<Elf, Closer> elf(elf_begin(fd, ELF_C_READ, nullptr));
-  if (!elf || elf_kind(elf.get()) != ELF_K_ELF) return {};
-
-  uint64_t address = offset;
-  size_t headers = 0;
-  if (elf_getphdrnum(elf.get(), &headers)) return {};
-  for (size_t i = 0; i < headers; i++) {
-    GElf_Phdr p;
-    if (gelf_getphdr(elf.get(), static_cast<int>(i), &p) && p.p_type == PT_LOAD &&
-        offset >= p.p_offset && offset - p.p_offset < p.p_filesz)
-      address = p.p_vaddr + (offset - p.p_offset);
-  }
-  std::string best;
-  uint64_t distance = ~0ull;
-  for (Elf_Scn* section = nullptr; (section = elf_nextscn(elf.get(), section));) {
-    GElf_Shdr header;
-    if (!gelf_getshdr(section, &header) ||
-        (header.sh_type != SHT_SYMTAB && header.sh_type != SHT_DYNSYM) || !header.sh_entsize)
-      continue;
-    Elf_Data* data = elf_getdata(section, nullptr);
-    const size_t count = header.sh_size / header.sh_entsize;
-    for (size_t i = 0; data && i < count && i < kMaxSymbols; i++) {
-      GElf_Sym symbol;
-      if (!gelf_getsym(data, static_cast<int>(i), &symbol)) break;
-      if (GELF_ST_TYPE(symbol.st_info) != STT_FUNC || symbol.st_value > address ||
-          symbol.st_shndx == SHN_UNDEF || address - symbol.st_value >= distance)
-        continue;
-      const char* name = elf_strptr(elf.get(), header.sh_link, symbol.st_name);
-      if (!name) continue;
-      distance = address - symbol.st_value;
-      best = name;
-    }
-  }
-  return best.empty() ? best : best + "+" + hex(distance);
 }
 
 std::string what_happened(const Ended& e) {
@@ -96,7 +51,7 @@ std::string symbolise(Memory& memory, uint64_t rip) {
   const char* name = strrchr(path, '/');
   name = name ? name + 1 : path;
   const uint64_t offset = area.offset + (rip - start);
-  const std::string symbol = symbol_in(area.file->fd(), offset);
+  const std::string symbol = elf_symbol(area.file->fd(), offset);
   return std::string(name) +
          (symbol.empty() ? std::string("+").append(hex(offset)) : std::string(": ").append(symbol));
 }
