@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "gc/libgc_malloc.h"
 #include "gc/tracker.h"
 #include "gc/window.h"
 #include "libdune/process.h"
@@ -203,9 +204,7 @@ bool has_other_threads() {
 using namespace dune::gc;
 
 extern "C" int dune_gc_enable_libgc(void) {
-  static bool enabled;
-
-  if (enabled) return -EALREADY;
+  if (dirty_bits_by_hardware) return -EALREADY;
   if (!dune::in_dune() && has_other_threads()) return -EBUSY;
   GC_set_manual_vdb_allowed(1);
   if (!GC_get_manual_vdb_allowed()) return -ENOTSUP;
@@ -218,9 +217,10 @@ extern "C" int dune_gc_enable_libgc(void) {
   GC_set_on_heap_resize(heap_resized);
   GC_set_on_collection_event(event);
   find_heap();
+  GC_exclude_static_roots(known, known + kMaxKnown);  // no pointers into the heap
   GC_enable_incremental();
-  enabled = true;
-  return GC_is_incremental_mode() ? 0 : -ENOTSUP;
+  dirty_bits_by_hardware = GC_is_incremental_mode();
+  return dirty_bits_by_hardware ? 0 : -ENOTSUP;
 }
 
 extern "C" void dune_gc_libgc_stats(dune_gc_libgc_counts* out) {

@@ -11,7 +11,9 @@
 // So there are no write faults (as with mprotect) and no /proc files (as with soft-dirty).
 //
 // Call it once, early: before other threads exist (those made later are in Dune mode, too).
-// The caller is in Dune mode afterwards.  The program keeps the collection event and
+// The caller is in Dune mode afterwards.  libgc's way to allocate in manual mode is slow;
+// GC_generic_malloc_many() is replaced by one that is not (libgc_malloc.cc), unless libgc is
+// linked statically.  The program keeps the collection event and
 // heap-resize callbacks that it has set before; later ones would replace ours.
 //
 // Returns 0 or a negative errno value: that of dune::enter() or Tracker::create();

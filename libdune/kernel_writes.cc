@@ -3,6 +3,8 @@
 // kernel_writes.cc - the table, and what is made of it.
 #include "libdune/kernel_writes.h"
 
+#include <sys/mman.h>
+
 #include "libdune/host.h"
 #include "libdune/page_map.h"
 #include "libdune/space.h"
@@ -26,6 +28,7 @@ enum How : uint8_t {
   kMessages,   // an array of `by` mmsghdrs
   kLength,     // as many bytes as the 32-bit word at argument `by` says; the word too
   kControl,    // an ioctl: what the command in argument `by` says
+  kAdvice,     // argument 1's bytes, when the advice in argument `by` drops what is there
   kSelect,     // an fd_set of as many bits as argument `by` says
 };
 
@@ -175,7 +178,7 @@ constexpr Call kCalls[] = {
     {__NR_mq_getsetattr, {{2, kFixed, 0, 64}}},
     {__NR_mmap, {{0, kBytes, 1}}},
     {__NR_munmap, {{0, kBytes, 1}}},
-    {__NR_madvise, {{0, kBytes, 1}}},
+    {__NR_madvise, {{0, kAdvice, 2}}},
     {__NR_mremap, {{0, kBytes, 1}, {4, kBytes, 2}}},
     {__NR_shmat, {{1, kFixed, 0, 4096}}},
 };
@@ -237,6 +240,12 @@ void add_clone3(KernelWrites& to, uint64_t at) {
   for (int i : {1, 2, 3}) to.add(words[i], 4);  // pidfd, child_tid, parent_tid
 }
 
+bool drops_pages(uint64_t advice) {
+  constexpr int kDontneedLocked = 24;  // since Linux 5.18
+  return advice == MADV_DONTNEED || advice == MADV_FREE || advice == MADV_REMOVE ||
+         advice == kDontneedLocked;
+}
+
 void add(KernelWrites& to, const Write& w, const uint64_t* arguments) {
   const uint64_t at = arguments[w.argument], by = arguments[w.by];
 
@@ -258,6 +267,9 @@ void add(KernelWrites& to, const Write& w, const uint64_t* arguments) {
       to.add(by, 4);
       return to.add(at, *reinterpret_cast<const uint32_t*>(by));
     case kControl: return to.add(at, control_bytes(by));
+    case kAdvice:
+      if (drops_pages(by)) to.add(at, arguments[1]);
+      return;
     case kSelect: return to.add(at, (static_cast<uint32_t>(by) + 63) / 64 * 8);
   }
 }
