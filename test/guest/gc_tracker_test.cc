@@ -17,75 +17,16 @@
 
 #include <catch2/catch.hpp>
 
-#include "test/guest/in_child.h"
+#include "test/guest/gc_memory.h"
 
-using namespace dune;
+using namespace gc_test;
 using gc::Span;
 using gc::Tracker;
-
-namespace {
-
-constexpr uint64_t kPage = 4096;
-constexpr uint64_t kHuge = 2 << 20;
-
-struct InDune {
-  InDune() { REQUIRE(enter().ok()); }
-  ~InDune() { leave(); }
-};
-
-// Touched memory, 2 MiB aligned.
-class Memory {
- public:
-  explicit Memory(size_t pages) : bytes_(pages * kPage) {
-    raw_ =
-        mmap(nullptr, bytes_ + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    REQUIRE(raw_ != MAP_FAILED);
-    at = reinterpret_cast<char*>((reinterpret_cast<uint64_t>(raw_) + kHuge - 1) & ~(kHuge - 1));
-    memset(at, 1, bytes_);
-  }
-  ~Memory() { munmap(raw_, bytes_ + kHuge); }
-  Gva page(size_t n) const { return Gva(at + n * kPage); }
-  void write(size_t n) const {
-    volatile char* p = at + n * kPage + 8;
-    *p = static_cast<char>(*p + 1);
-  }
-  char* at;
-
- private:
-  size_t bytes_;
-  void* raw_;
-};
-
-Tracker make() {
-  auto made = Tracker::create();
-  REQUIRE(made.ok());
-  return std::move(*made);
-}
-
-// Page numbers in `m`, by a buffer of `size` spans.
-std::vector<size_t> harvest(Tracker& tracker, const Memory& m, size_t size = 16,
-                            uint64_t bit = kPteDirty) {
-  std::vector<size_t> found;
-  std::vector<Span> spans(size);
-  for (bool more = true; more;) {
-    auto got = tracker.harvest(spans, bit);
-    REQUIRE(got.ok());
-    more = got->more;
-    for (size_t i = 0; i < got->count; i++)
-      for (uint64_t b = 0; b < spans[i].bytes; b += kPage)
-        found.push_back((spans[i].start.value + b - m.page(0).value) / kPage);
-  }
-  return found;
-}
-
-using Pages = std::vector<size_t>;
-
-}  // namespace
 
 TEST_CASE("gc: written pages are found once, and no others") {
   InDune in_dune;
   Memory m(1200);
-  Tracker t = make();
+  Tracker t = make_tracker();
   REQUIRE(t.watch(m.page(3), 1100 * kPage).ok());
   CHECK(t.watched_pages() == 1100);
   CHECK(harvest(t, m).empty());
@@ -104,7 +45,7 @@ TEST_CASE("gc: written pages are found once, and no others") {
 TEST_CASE("gc: a buffer that is too small loses nothing") {
   InDune in_dune;
   Memory m(64);
-  Tracker t = make();
+  Tracker t = make_tracker();
   REQUIRE(t.watch(m.page(0), 64 * kPage).ok());
   for (size_t n : {1, 10, 20, 21}) m.write(n);
   Span one[1];
@@ -125,7 +66,7 @@ TEST_CASE("gc: a buffer that is too small loses nothing") {
 TEST_CASE("gc: accessed bits, bitmaps, snapshots") {
   InDune in_dune;
   Memory m(700);
-  Tracker t = make();
+  Tracker t = make_tracker();
   REQUIRE(t.watch(m.page(0), 700 * kPage).ok());
   (void)*static_cast<volatile char*>(m.at + 5 * kPage);
   m.write(511);
@@ -145,7 +86,7 @@ TEST_CASE("gc: accessed bits, bitmaps, snapshots") {
 TEST_CASE("gc: watching grows and shrinks; 2 MiB leaves") {
   InDune in_dune;
   Memory m(2048);
-  Tracker t = make();
+  Tracker t = make_tracker();
   REQUIRE(t.watch(m.page(0), 10 * kPage).ok());
   m.write(9);
   m.write(10);
@@ -173,7 +114,7 @@ TEST_CASE("gc: refused ranges, and errors outside Dune mode") {
   Tracker t;
   {
     InDune in_dune;
-    t = make();
+    t = make_tracker();
     CHECK(t.watch(m.page(0), 0).error().code == EINVAL);
     CHECK(t.watch(m.page(0) + 1, kPage).error().code == EINVAL);
     CHECK(t.watch(m.page(0), kPage, gc::Grain::k2M).error().code == EINVAL);
@@ -185,7 +126,7 @@ TEST_CASE("gc: refused ranges, and errors outside Dune mode") {
     CHECK(t.watch(descriptor_table().align_down(kPage), kPage).error().code == EPERM);
     REQUIRE(t.watch(m.page(0), 2 * kPage).ok());
     CHECK(t.watch(m.page(1), 2 * kPage).error().code == EEXIST);
-    Tracker other = make();
+    Tracker other = make_tracker();
     CHECK(other.watch(m.page(1), kPage).error().code == EEXIST);
     CHECK(other.unwatch(m.page(1), kPage).error().code == ENOENT);
     CHECK(t.unwatch(m.page(1), 2 * kPage).error().code == ENOENT);
@@ -204,7 +145,7 @@ TEST_CASE("gc: refused ranges, and errors outside Dune mode") {
 TEST_CASE("gc: a fork child finds everything dirty, then what it wrote") {
   InDune in_dune;
   Memory m(600);
-  Tracker t = make();
+  Tracker t = make_tracker();
   REQUIRE(t.watch(m.page(0), 600 * kPage).ok());
   const pid_t child = fork();
   if (child == 0) {
@@ -264,7 +205,7 @@ TEST_CASE("gc: random writes of several threads, random harvests, against a log"
   constexpr int kThreads = 3;
   InDune in_dune;
   Memory m(kPages);
-  Tracker t = make();
+  Tracker t = make_tracker();
   REQUIRE(t.watch(m.page(0), kPages * kPage).ok());
   struct alignas(kPage) Slots {
     std::atomic<uint64_t> count[kThreads];
