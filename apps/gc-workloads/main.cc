@@ -2,23 +2,29 @@
 //
 // gc-workloads - a program on libgc, with one of its ways to learn what was written.
 #include <gc/gc.h>
+#include <sys/ioctl.h>
+#include <time.h>
 #include <x86intrin.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <initializer_list>
+#include <numeric>
 
 #include "apps/gc-workloads/workloads.h"
 #include "gc/libgc_adapter.h"
+#include "kern/dune.h"
+#include "libdune/dune.hpp"
 
 namespace {
 
 constexpr char kHelp[] =
     "Usage: gc-workloads [OPTION]... WORKLOAD MODE [SIZE]\n"
-    "Runs WORKLOAD (gcbench, linked_list, hash_map, xml) on libgc and prints one JSON line:\n"
+    "Runs WORKLOAD (gcbench, linked_list, hash_map, xml, threads) on libgc and prints one JSON "
+    "line:\n"
     "what it computed, objects that the collector lost, total cost and stops of the world in\n"
-    "TSC ticks (instructions, in the emulated machine).\n"
+    "TSC ticks (instructions, in the emulated machine).  Each workload has its own SIZE.\n"
     "\n"
     "MODE:\n"
     "  full       each collection looks at the whole heap, with the world stopped\n"
@@ -27,20 +33,41 @@ constexpr char kHelp[] =
     "  dune       the same, by the guest's dirty bits (gc/libgc_adapter.h)\n"
     "  unfed      as dune, but libgc is told nothing: must lose objects\n"
     "\n"
-    "  --limit MS   libgc's limit for a stop (default: its own, 50)\n"
-    "  --pauses     list every stop\n"
-    "  --help       this text\n"
+    "  --nursery KIB  what is allocated from one collection to the next, in all modes alike\n"
+    "                 (default 1024; 0: libgc's own choice, half as much where incremental)\n"
+    "  --limit TICKS  of a stop; marking goes on between allocations (default: no limit)\n"
+    "  --pauses       list every stop\n"
+    "  --ns           nanoseconds in place of ticks\n"
+    "  --help         this text\n"
     "\n"
     "Exit status: 0, 1 objects were lost, 2 wrong usage or the mode is not to be had.\n";
 
 constexpr size_t kMaxPauses = 1 << 16;
-uint32_t pauses[kMaxPauses];
+uint64_t* pauses;  // not in static memory, where the collector would look through it
 size_t pause_count;
 uint64_t stopped_at, longest, total, events_collections;
 
+bool in_nanoseconds;
+
+uint64_t nanoseconds() {
+  timespec t{};
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return static_cast<uint64_t>(t.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(t.tv_nsec);
+}
+
 uint64_t ticks() {
   unsigned cpu;
-  return __rdtscp(&cpu);
+  return in_nanoseconds ? nanoseconds() : __rdtscp(&cpu);
+}
+
+// Of this process's VM, all but the timer's and other interrupts.
+uint64_t exits() {
+  dune_stats stats{};
+  stats.size = sizeof(stats);
+  if (dune::vm_fd() < 0 || ioctl(dune::vm_fd(), DUNE_GET_STATS, &stats)) return 0;
+  constexpr int kExternalInterrupt = 1;
+  return std::accumulate(stats.exits, stats.exits + DUNE_NR_EXIT_REASONS, uint64_t{0}) -
+         stats.exits[kExternalInterrupt];
 }
 
 void GC_CALLBACK on_event(GC_EventType type) {
@@ -51,12 +78,22 @@ void GC_CALLBACK on_event(GC_EventType type) {
   stopped_at = 0;
   total += pause;
   if (pause > longest) longest = pause;
-  if (pause_count < kMaxPauses) pauses[pause_count++] = static_cast<uint32_t>(pause);
+  if (pause_count < kMaxPauses) pauses[pause_count++] = pause;
 }
 
 [[noreturn]] void usage(const char* why) {
   fprintf(stderr, "gc-workloads: %s\nTry 'gc-workloads --help'.\n", why);
   exit(2);
+}
+
+// libgc counts the limit in time.
+void set_limit(uint64_t limit) {
+  const uint64_t first = ticks(), start = nanoseconds();
+  while (nanoseconds() - start < 2'000'000) {
+  }
+  const uint64_t limit_ns = limit * (nanoseconds() - start) / (ticks() - first);
+  GC_set_time_limit_tv({static_cast<unsigned long>(limit_ns / 1'000'000),
+                        static_cast<unsigned long>(limit_ns % 1'000'000)});
 }
 
 // The mode has to be what libgc really does.
@@ -81,14 +118,18 @@ void enter_mode(const char* mode) {
 
 int main(int argc, char** argv) {
   bool list = false;
-  unsigned long limit = 0;
+  unsigned long limit = 0, nursery = 1024;
   int at = 1;
   for (; at < argc && argv[at][0] == '-'; at++) {
     if (strcmp(argv[at], "--help") == 0) return fputs(kHelp, stdout) < 0;
     if (strcmp(argv[at], "--pauses") == 0)
       list = true;
+    else if (strcmp(argv[at], "--ns") == 0)
+      in_nanoseconds = true;
     else if (strcmp(argv[at], "--limit") == 0 && at + 1 < argc)
       limit = strtoul(argv[++at], nullptr, 10);
+    else if (strcmp(argv[at], "--nursery") == 0 && at + 1 < argc)
+      nursery = strtoul(argv[++at], nullptr, 10);
     else
       usage("unknown option");
   }
@@ -107,8 +148,12 @@ int main(int argc, char** argv) {
 
   // libgc's switch between the two ways of Linux.
   setenv("GC_USE_GETWRITEWATCH", strcmp(mode, "mprotect") == 0 ? "0" : "1", 1);
+  GC_set_handle_fork(1);
   GC_INIT();
-  if (limit) GC_set_time_limit(limit);
+  if (nursery) GC_set_min_bytes_allocd(nursery * 1024);
+  if (limit) set_limit(limit);
+  pauses = static_cast<uint64_t*>(calloc(kMaxPauses, sizeof(uint64_t)));
+  if (!pauses) usage("no memory");
   GC_set_on_collection_event(on_event);
   enter_mode(mode);
 
@@ -121,16 +166,17 @@ int main(int argc, char** argv) {
   printf(
       "{\"workload\": \"%s\", \"mode\": \"%s\", \"size\": %u, \"sum\": %llu, \"lost\": %llu, "
       "\"ticks\": %llu, \"collections\": %llu, \"stops\": %zu, \"longest\": %llu, "
-      "\"stopped\": %llu, \"heap\": %zu, \"pages\": %llu, \"failures\": %llu",
+      "\"stopped\": %llu, \"heap\": %zu, \"pages\": %llu, \"failures\": %llu, \"exits\": %llu",
       workload->name, mode, size, static_cast<unsigned long long>(outcome.sum),
       static_cast<unsigned long long>(outcome.lost), static_cast<unsigned long long>(cost),
       static_cast<unsigned long long>(events_collections), pause_count,
       static_cast<unsigned long long>(longest), static_cast<unsigned long long>(total),
       GC_get_heap_size(), static_cast<unsigned long long>(stats.pages),
-      static_cast<unsigned long long>(stats.lost));
+      static_cast<unsigned long long>(stats.lost), static_cast<unsigned long long>(exits()));
   if (list) {
     fputs(", \"pauses\": [", stdout);
-    for (size_t i = 0; i < pause_count; i++) printf("%s%u", i ? ", " : "", pauses[i]);
+    for (size_t i = 0; i < pause_count; i++)
+      printf("%s%llu", i ? ", " : "", static_cast<unsigned long long>(pauses[i]));
     putchar(']');
   }
   puts("}");

@@ -9,26 +9,9 @@
 #include <cstring>
 #include <string>
 
+#include "apps/gc-workloads/objects.h"
+
 namespace {
-
-constexpr uint64_t kMagic = 0x6f626a6563742121;
-
-// The same numbers in every mode and on every machine.
-class Random {
- public:
-  uint32_t operator()(uint32_t below) {
-    state_ = state_ * 6364136223846793005ull + 1442695040888963407ull;
-    return static_cast<uint32_t>((state_ >> 33) % below);
-  }
-
- private:
-  uint64_t state_ = 42;
-};
-
-template <class T>
-T* make() {
-  return static_cast<T*>(GC_MALLOC(sizeof(T)));
-}
 
 // ---- GCBench (Ellis, Kovac, Boehm): short-lived trees beside a tree and an array that stay ----
 
@@ -73,24 +56,34 @@ void count(const Tree* t, unsigned depth, Outcome& outcome) {
 }
 
 Tree* volatile long_lived;
+double* volatile long_lived_array;
 
+// As the original with its depths 18, 16, 4 and 16, where size is 16.
 Outcome gcbench(unsigned size) {
+  const auto nodes = [](unsigned depth) { return (2u << depth) - 1; };
+  const unsigned stretch = size + 2, array = 8u << size;
   Outcome outcome;
+  count(bottom_up(stretch), stretch, outcome);
   Tree* root = make<Tree>();
   long_lived = root;
   top_down(size, root);
-  for (unsigned depth = 4; depth <= size; depth += 2)
-    for (unsigned n = 0; n < 2u << (size - depth); n++) {
+  long_lived_array = static_cast<double*>(GC_MALLOC_ATOMIC(array * sizeof(double)));
+  for (unsigned i = 1; i < array / 2; i++) long_lived_array[i] = 1.0 / i;
+  for (unsigned depth = 4; depth <= size; depth += 2) {
+    const unsigned times = 2 * nodes(stretch) / nodes(depth);
+    for (unsigned n = 0; n < times; n++) {
       Tree* t = make<Tree>();
       top_down(depth, t);
       count(t, depth, outcome);
-      count(bottom_up(depth), depth, outcome);
     }
+    for (unsigned n = 0; n < times; n++) count(bottom_up(depth), depth, outcome);
+  }
   count(long_lived, size, outcome);
+  if (long_lived_array[1000 % (array / 2)] != 1.0 / (1000 % (array / 2))) outcome.lost++;
   return outcome;
 }
 
-// ---- a long list, with nodes replaced at a cursor that wanders along it ----
+// ---- a long list that stays; each update of it makes a short one that does not ----
 
 struct Node {
   uint64_t magic;
@@ -101,80 +94,94 @@ struct Node {
 
 Node* volatile list;
 
-Node* make_node(uint64_t number, Node* next) {
+Node* make_node(uint64_t number, uint64_t value, Node* next) {
   Node* n = make<Node>();
   n->magic = kMagic;
   n->number = number;
   n->next = next;
   n->value = static_cast<uint64_t*>(GC_MALLOC_ATOMIC(32));
-  *n->value = number * 3;
+  *n->value = value;
   return n;
 }
 
 Outcome linked_list(unsigned size) {
+  constexpr unsigned kTemporary = 32;
   Outcome outcome;
   Random random;
-  for (unsigned i = 0; i < size; i++) list = make_node(i, list);
-  uint64_t expected = uint64_t{size} * (size - 1) / 2 * 4;
+  auto* expected = static_cast<uint64_t*>(calloc(size, sizeof(uint64_t)));
+  for (unsigned i = 0; i < size; i++) list = make_node(i, 0, list);
   Node* at = list;
-  for (unsigned i = 0; i < size * 2; i++) {
-    for (unsigned steps = random(16); steps && at->next; steps--) at = at->next;
-    Node* old = at->next;
-    if (!old || old->magic != kMagic) {
-      if (old) outcome.lost++;
-      at = list;
-      continue;
-    }
-    // An old node now points to a new one, and to nothing else does.
-    at->next = make_node(old->number + i, old->next);
-    expected += uint64_t{i} * 4;
-    for (int garbage = 0; garbage < 4; garbage++) (void)GC_MALLOC(48);
+  for (unsigned i = 1; i <= size / 8; i++) {
+    for (unsigned steps = random(16); steps; steps--) at = at->next ? at->next : list;
+    Node* temporary = nullptr;
+    for (unsigned n = 0; n < kTemporary; n++) temporary = make_node(n, i, temporary);
+    // To this object an old one points, and nothing else does.
+    at->value = temporary->value;
+    expected[at->number] = i;
   }
   unsigned left = size;
-  for (Node* n = list; n && left; n = n->next, left--) {
-    if (n->magic != kMagic || !n->value || *n->value != n->number * 3) {
-      outcome.lost++;
-      break;
-    }
-    outcome.sum += n->number + *n->value;
+  for (Node* n = list; n; n = n->next, left--) {
+    if (n->magic != kMagic || n->number >= size) break;
+    if (*n->value != expected[n->number]) outcome.lost++;
+    outcome.sum += n->number * 3 + *n->value;
   }
   outcome.lost += left;
-  if (!left && outcome.sum != expected) outcome.lost++;
+  free(expected);
   return outcome;
 }
 
-// ---- a chained hash map whose values come and go ----
+// ---- a chained hash map by strings, which is read more often than written ----
 
 struct Entry {
   uint64_t magic;
   Entry* next;
-  uint64_t key;
+  char* key;
   uint64_t* value;
 };
 
 Entry** volatile buckets;
 
+// A key is a string of its own each time that it is asked for.
+char* key_of(unsigned number) {
+  auto* text = static_cast<char*>(GC_MALLOC_ATOMIC(16));
+  char* end = text;
+  for (unsigned n = number; end == text || n; n /= 10) *end++ = static_cast<char>('0' + n % 10);
+  *end = 0;
+  return text;
+}
+
+unsigned hash_of(const char* text) {
+  unsigned hash = 2166136261;
+  for (; *text; text++) hash = (hash ^ static_cast<unsigned char>(*text)) * 16777619;
+  return hash;
+}
+
 Outcome hash_map(unsigned size) {
+  constexpr unsigned kWrites = 128;  // one in so many, in the second part
   Outcome outcome;
   Random random;
-  const unsigned nr_buckets = size / 2 + 1;
   auto* expected = static_cast<uint64_t*>(calloc(size, sizeof(uint64_t)));  // 0: not there
-  buckets = static_cast<Entry**>(GC_MALLOC(nr_buckets * sizeof(Entry*)));
-  auto find = [&](uint64_t key) {
-    Entry** at = &buckets[key % nr_buckets];
-    while (*at && (*at)->magic == kMagic && (*at)->key != key) at = &(*at)->next;
+  buckets = static_cast<Entry**>(GC_MALLOC(size * sizeof(Entry*)));
+  auto find = [&](const char* key) {
+    Entry** at = &buckets[hash_of(key) % size];
+    while (*at && (*at)->magic == kMagic && strcmp((*at)->key, key) != 0) at = &(*at)->next;
     return at;
   };
-  for (unsigned i = 0; i < size * 6; i++) {
-    const uint64_t key = i < size ? i : random(size);
+  for (unsigned i = 0; i < size * 24; i++) {
+    const unsigned number = i < size ? i : random(size);
+    char* key = key_of(number);
     Entry** at = find(key);
     if (*at && (*at)->magic != kMagic) {
       outcome.lost++;
       *at = nullptr;
     }
+    if (i >= size && random(kWrites) != 0) {
+      if ((*at ? *(*at)->value : 0) != expected[number]) outcome.lost++;
+      continue;
+    }
     if (*at && random(8) == 0) {
       *at = (*at)->next;
-      expected[key] = 0;
+      expected[number] = 0;
       continue;
     }
     if (!*at) {
@@ -184,14 +191,14 @@ Outcome hash_map(unsigned size) {
       *at = e;
     }
     auto* value = static_cast<uint64_t*>(GC_MALLOC_ATOMIC(40));
-    *value = expected[key] = i + 1;
+    *value = expected[number] = i + 1;
     (*at)->value = value;
   }
-  for (unsigned key = 0; key < size; key++) {
-    Entry* e = *find(key);
-    const bool good = e ? e->magic == kMagic && *e->value == expected[key] : expected[key] == 0;
+  for (unsigned number = 0; number < size; number++) {
+    Entry* e = *find(key_of(number));
+    const bool good = e ? e->magic == kMagic && *e->value == expected[number] : !expected[number];
     if (good)
-      outcome.sum += expected[key] * (key + 1);
+      outcome.sum += expected[number] * (number + 1);
     else
       outcome.lost++;
   }
@@ -199,7 +206,7 @@ Outcome hash_map(unsigned size) {
   return outcome;
 }
 
-// ---- XML documents, parsed by expat into trees; the last few trees are kept ----
+// ---- XML, parsed by expat into trees: a large document stays, small ones come and go ----
 
 struct Element {
   uint64_t magic;
@@ -214,8 +221,7 @@ struct Document {
   Element* open;
 };
 
-constexpr unsigned kKept = 4;
-Document* volatile documents[kKept];
+Document* volatile kept;
 
 void XMLCALL start_element(void* user, const char* name, const char** attributes) {
   auto* document = static_cast<Document*>(user);
@@ -268,38 +274,39 @@ void check(const Element* e, Outcome& outcome) {
   }
 }
 
+Document* parse(const std::string& source, Outcome& outcome) {
+  auto* document = make<Document>();
+  XML_Parser parser = XML_ParserCreate(nullptr);
+  XML_SetUserData(parser, document);
+  XML_SetElementHandler(parser, start_element, end_element);
+  XML_SetCharacterDataHandler(parser, text);
+  if (XML_Parse(parser, source.data(), static_cast<int>(source.size()), 1) != XML_STATUS_OK)
+    outcome.lost++;
+  XML_ParserFree(parser);
+  return document;
+}
+
 Outcome xml(unsigned size) {
-  constexpr unsigned kDocuments = 12;
+  constexpr unsigned kMessages = 100;
   Outcome outcome;
-  const std::string source = xml_source(size);
-  for (unsigned i = 0; i < kDocuments; i++) {
-    auto* document = make<Document>();
-    documents[i % kKept] = document;
-    XML_Parser parser = XML_ParserCreate(nullptr);
-    XML_SetUserData(parser, document);
-    XML_SetElementHandler(parser, start_element, end_element);
-    XML_SetCharacterDataHandler(parser, text);
-    if (XML_Parse(parser, source.data(), static_cast<int>(source.size()), 1) != XML_STATUS_OK)
-      outcome.lost++;
-    XML_ParserFree(parser);
+  kept = parse(xml_source(size), outcome);
+  const std::string message = xml_source(size / 50);
+  for (unsigned i = 0; i < kMessages; i++) {
+    Document* document = parse(message, outcome);
+    check(document->root, outcome);
+    // One item of each is added to the document that stays.
+    Element* item = document->root->last;
+    item->parent = kept->root;
+    kept->root->last = kept->root->last->next = item;
   }
-  for (unsigned i = 0; i < kKept; i++) {
-    Outcome one;
-    check(documents[i]->root, one);
-    outcome.sum += one.sum;
-    outcome.lost += one.lost;
-    Outcome first;
-    check(documents[0]->root, first);
-    if (one.sum != first.sum) outcome.lost++;
-  }
+  check(kept->root, outcome);
   return outcome;
 }
 
 }  // namespace
 
-const Workload kWorkloads[4] = {
-    {"gcbench", 14, gcbench},
-    {"linked_list", 40000, linked_list},
-    {"hash_map", 20000, hash_map},
-    {"xml", 3000, xml},
+const Workload kWorkloads[5] = {
+    {"gcbench", 13, gcbench},      {"linked_list", 150000, linked_list},
+    {"hash_map", 40000, hash_map}, {"xml", 10000, xml},
+    {"threads", 4, threads},
 };

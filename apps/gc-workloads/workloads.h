@@ -19,4 +19,8 @@ struct Workload {
   Outcome (*run)(unsigned size);
 };
 
-extern const Workload kWorkloads[4];
+extern const Workload kWorkloads[5];
+
+// In threads.cc: `size` threads at once, with system calls that write pointers into the heap,
+// fork, and heap blocks that are unmapped and mapped again.
+Outcome threads(unsigned size);

@@ -18,6 +18,7 @@ namespace bench {
 // The unit of all figures: TSC ticks, which are instructions in the emulated machine, or
 // nanoseconds with --ns.
 uint64_t now();
+bool in_ns();
 
 // What a measurement found, for one operation.
 struct Cost {

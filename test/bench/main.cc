@@ -45,6 +45,8 @@ uint64_t now() {
   return __rdtscp(&cpu);
 }
 
+bool in_ns() { return nanoseconds; }
+
 uint64_t exits() {
   if (dune::vm_fd() < 0) return 0;
   dune_stats stats{};

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// collector.cc - whole programs on libgc: the best of its modes on Linux against our dirty bits.
+//
+// The modes run one after another, each as a process of its own (apps/gc-workloads).
+#include <limits.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "bench.h"
+
+namespace {
+
+struct Run {
+  double total, longest, exits, sum;
+};
+
+double field(const std::string& json, const char* name) {
+  const size_t at = json.find(std::string("\"") + name + "\": ");
+  if (at == std::string::npos) {
+    fprintf(stderr, "bench: gc-workloads prints no %s\n", name);
+    exit(1);
+  }
+  return strtod(json.c_str() + at + strlen(name) + 4, nullptr);
+}
+
+// Mode gc-dirty: dune-run serves libgc's soft-dirty mode.
+Run run(const char* mode, const char* workload, const char* options = "") {
+  char self[PATH_MAX];
+  const ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+  self[n > 0 ? n : 0] = 0;
+  const std::string path(self), build = path.substr(0, path.rfind("/test/"));
+  const bool served = strcmp(mode, "gc-dirty") == 0;
+  const std::string command = (served ? build + "/dune-run --gc-dirty " : "") + build +
+                              "/gc-workloads " + options + (bench::in_ns() ? " --ns " : " ") +
+                              workload + " " + (served ? "softdirty" : mode);
+  FILE* pipe = popen(command.c_str(), "r");
+  char line[4096] = "";
+  if (!pipe || !fgets(line, sizeof(line), pipe) || pclose(pipe) != 0) {
+    fprintf(stderr, "bench: '%s' failed: %s\n", command.c_str(), line);
+    exit(1);
+  }
+  const std::string json(line);
+  const Run r = {field(json, "ticks"), field(json, "longest"), field(json, "exits"),
+                 field(json, "sum")};
+  printf("  %-12s %-9s total %12.0f, stops %4.0f, longest %10.0f\n", workload, mode, r.total,
+         field(json, "stops"), r.longest);
+  return r;
+}
+
+// All instructions of the program, against the mode of Linux that needs fewest.  By the
+// adapter, and as NAME_gc_dirty by dune-run.
+void total(const char* workload) {
+  const Run dune = run("dune", workload), served = run("gc-dirty", workload);
+  bench::Cost best, ours = {dune.total, dune.exits}, served_cost = {served.total, 0};
+  for (const char* mode : {"full", "mprotect", "softdirty"}) {
+    const Run r = run(mode, workload);
+    if (r.sum != dune.sum || r.sum != served.sum) {
+      fprintf(stderr, "bench: %s: the modes have different results\n", workload);
+      exit(1);
+    }
+    if (best.ticks == 0 || r.total < best.ticks) best.ticks = r.total;
+  }
+  bench::report(workload, &best, &ours);
+  bench::report((std::string(workload) + "_gc_dirty").c_str(), &best, &served_cost);
+}
+bench::Row gcbench("gcbench", [] { total("gcbench"); });
+bench::Row linked_list("linked_list", [] { total("linked_list"); });
+bench::Row hash_map("hash_map", [] { total("hash_map"); });
+bench::Row xml("xml", [] { total("xml"); });
+
+// The longest stop of the world, where libgc may divide its work: against the one that stops
+// once for all of it.
+void longest_pause() {
+  const Run full = run("full", "linked_list");
+  const Run dune = run("dune", "linked_list", "--limit 500000");
+  const bench::Cost native = {full.longest, 0}, ours = {dune.longest, 0};
+  bench::report("linked_list_longest_pause", &native, &ours);
+}
+bench::Row pause("linked_list_longest_pause", longest_pause);
+
+}  // namespace
