@@ -23,7 +23,7 @@ B := build
 KERNELS := 6.1 6.12
 JOBS := -j$(shell nproc)
 
-.PHONY: format install demo check check-full fuzz bench build modules user packages clean distclean help
+.PHONY: format install demo gc-demo check check-full fuzz bench build modules user packages clean distclean help
 .DEFAULT_GOAL := build
 
 # ---- what users call; packages come before anything that needs them ----
@@ -31,6 +31,7 @@ JOBS := -j$(shell nproc)
 demo: ; @test/packages && $(MAKE) $(JOBS) programs $(B)/test/plugins/evil.so module-$(KERNEL) && test/demo/run
 check: ; @test/packages && $(MAKE) $(JOBS) build && test/check
 check-full: check ; @test/packages --full && test/check long && test/differential/run
+gc-demo: ; @test/packages && $(MAKE) $(JOBS) programs module-$(KERNEL) && test/gc-demo/run
 fuzz: ; @test/packages && $(MAKE) $(JOBS) tests && test/fuzz/run $(FUZZ_SECONDS)
 bench: ; @test/packages && $(MAKE) $(JOBS) programs $(B)/test/bench $(B)/test/plugins/good.so module-$(KERNEL) && test/bench/run
 packages: ; @test/packages
@@ -38,6 +39,7 @@ format: ; @clang-format -i $$(git ls-files '*.cc' '*.hpp' '*.h' '*.c' ':!kern' '
 
 help:
 	@echo 'make demo       real programs in Dune mode (needs root only to install packages)'
+	@echo 'make gc-demo    a garbage collector with and without dirty bits: a table, and build/gc-demo.svg'
 	@echo 'make check      all tests, on both kernels; last line: N passed, N failed'
 	@echo 'make check-full that, and real programs natively and in Dune mode: build/differential.json'
 	@echo 'make fuzz       each fuzzer for FUZZ_SECONDS (now: $(FUZZ_SECONDS)); make check runs them briefly'
