@@ -74,6 +74,7 @@ install: programs $(B)/dune.pc
 	install -m 644 $(wildcard sandbox/*.h) $(DEST)/include/sandbox
 	install -m 644 kern/dune.h $(DEST)/include/kern
 	install -m 644 apps/dune-run/dune-run.1 $(DEST)/share/man/man1
+	install -m 644 apps/dune-run/dune-run.bash $(DEST)/share/bash-completion/completions/dune-run
 	$(if $(filter dune-sandbox,$(APPS)),$(install_sandbox))
 	sed 's|/usr/local|$(PREFIX)|' $(B)/dune.pc > $(DEST)/lib/pkgconfig/dune.pc
 
