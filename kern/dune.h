@@ -24,7 +24,7 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define DUNE_API_VERSION 1
+#define DUNE_API_VERSION 2
 
 /* ---- device fd ---- */
 
@@ -139,7 +139,12 @@ struct dune_vcpu_state {
 	__u32 tr_selector;
 	__u64 lstar;		/* entry point of `syscall` in the guest, canonical */
 	__u64 kernel_gs_base;	/* what swapgs brings in, canonical */
-	__u64 reserved[4];
+	/*
+	 * User address of the guest's GDT entry 15, whose limit the vDSO reads as the
+	 * number of the CPU: written by the module whenever that changes.  0: none.
+	 */
+	__u64 cpu_entry;
+	__u64 reserved[3];
 };
 
 /*

@@ -22,6 +22,7 @@
 #include <linux/user-return-notifier.h>
 #include <asm/ptrace.h>
 
+#include "rseq.h"
 #include "step.h"
 #include "vcpu.h"
 
@@ -66,7 +67,8 @@ static void on_return(struct user_return_notifier *urn)
 	else if (regs->ip != vcpu->resume_ip || READ_ONCE(vcpu->run->set))
 		return;
 	/* RUN has to deal with these, and with a program counter set by user space. */
-	if (unlikely(vcpu->pending != DUNE_STEP_AGAIN || vcpu->error)) {
+	if (unlikely(vcpu->pending != DUNE_STEP_AGAIN || vcpu->error || vcpu->rseq_cs ||
+		     !dune_cpu_told(vcpu))) {
 		regs->ip = vcpu->resume_ip;
 		return;
 	}
@@ -77,6 +79,7 @@ static void on_return(struct user_return_notifier *urn)
 	if (unlikely(step != DUNE_STEP_SYSCALL)) {
 		if (step != DUNE_STEP_IRQ)
 			vcpu->pending = step;
+		dune_rseq_left_atomic(vcpu);
 		regs->ip = vcpu->resume_ip;
 		return;
 	}

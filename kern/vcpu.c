@@ -15,6 +15,7 @@
 #include <asm/vmx.h>
 #include <uapi/asm/prctl.h>
 
+#include "rseq.h"
 #include "step.h"
 #include "vcpu.h"
 
@@ -22,15 +23,16 @@
  * Work that only the way back to user mode can do: signals, task work, tracing.
  * RUN returns, Linux does it, user space calls RUN again.
  *
- * NOTIFY_RESUME counts only when this RUN has been in the guest: a thread with rseq
- * gets it at each context switch, so a tracer that stops it at the entry to RUN would
- * keep it out of the guest for ever.
+ * NOTIFY_RESUME counts when this RUN has been in the guest, or when rseq's number of
+ * the CPU has to be set.  Not always: a thread with rseq gets it at each context switch,
+ * so a tracer that stops it at the entry to RUN would keep it out of the guest for ever.
  */
 static bool user_work_pending(bool entered)
 {
-	return READ_ONCE(current_thread_info()->flags) &
-	       (_TIF_SIGPENDING | _TIF_NOTIFY_SIGNAL | _TIF_UPROBE |
-		(entered ? _TIF_NOTIFY_RESUME : 0));
+	unsigned long flags = READ_ONCE(current_thread_info()->flags);
+
+	return flags & (_TIF_SIGPENDING | _TIF_NOTIFY_SIGNAL | _TIF_UPROBE) ||
+	       (flags & _TIF_NOTIFY_RESUME && (entered || dune_rseq_stale()));
 }
 
 /* P, W, U, RSV, I/D, PK */
@@ -62,34 +64,42 @@ static void take_event(struct dune_vcpu *vcpu)
 	vcpu->dirty |= DUNE_DIRTY_EVENT;
 }
 
+/*
+ * Drops an event that was to be delivered at the old place, and an exit from there that
+ * user space has not seen.
+ */
+void dune_vcpu_go(struct dune_vcpu *vcpu, u64 rip)
+{
+	dune_vectors_keep(vcpu);
+	vcpu->rip = rip;
+	vcpu->vmx.pkru = 0;
+	vcpu->dirty &= ~(DUNE_DIRTY_EVENT | DUNE_DIRTY_BAD_RIP);
+	vcpu->dirty |= DUNE_DIRTY_RIP | DUNE_DIRTY_PLACE;
+	if (!dune_canonical(rip))
+		vcpu->dirty |= DUNE_DIRTY_BAD_RIP;
+	vcpu->pending = DUNE_STEP_AGAIN;
+}
+
 static void take_from_user(struct dune_vcpu *vcpu)
 {
 	struct dune_run *run = vcpu->run;
 	u32 set = READ_ONCE(run->set);
 
-	if (likely(!set))
+	if (likely(!set)) {
+		/* Not while user space has yet to see an exit from there. */
+		if (unlikely(vcpu->rseq_cs) && vcpu->pending != DUNE_STEP_USER)
+			dune_rseq_restart(vcpu);
 		return;
+	}
 	WRITE_ONCE(run->set, 0);
-	if (set & DUNE_SET_RIP)
-		vcpu->rip = READ_ONCE(run->rip);
+	vcpu->rseq_cs = 0;
 	if (set & DUNE_SET_RSP)
 		vcpu->rsp = READ_ONCE(run->gpr[DUNE_RSP]);
 	if (set & DUNE_SET_RFLAGS)
 		vcpu->rflags = dune_sane_rflags(READ_ONCE(run->rflags));
-	vcpu->dirty |= set & (DUNE_SET_RIP | DUNE_SET_RSP | DUNE_SET_RFLAGS);
-	/*
-	 * Going elsewhere drops an event that was to be delivered at the old place, and
-	 * an exit from there that user space has not seen.
-	 */
-	if (set & DUNE_SET_RIP) {
-		dune_vectors_keep(vcpu);
-		vcpu->vmx.pkru = 0;
-		vcpu->dirty &= ~(DUNE_DIRTY_EVENT | DUNE_DIRTY_BAD_RIP);
-		vcpu->dirty |= DUNE_DIRTY_PLACE;
-		if (!dune_canonical(vcpu->rip))
-			vcpu->dirty |= DUNE_DIRTY_BAD_RIP;
-		vcpu->pending = DUNE_STEP_AGAIN;
-	}
+	vcpu->dirty |= set & (DUNE_SET_RSP | DUNE_SET_RFLAGS);
+	if (set & DUNE_SET_RIP)
+		dune_vcpu_go(vcpu, READ_ONCE(run->rip));
 	if (set & DUNE_SET_EVENT)
 		take_event(vcpu);
 }
@@ -103,6 +113,11 @@ static __always_inline enum dune_step run_once(struct dune_vcpu *vcpu, bool ente
 		local_irq_enable();
 		vcpu->run->exit_reason = DUNE_EXIT_NONE;
 		return DUNE_STEP_USER;
+	}
+	if (unlikely(!dune_cpu_told(vcpu))) {
+		local_irq_enable();
+		dune_tell_cpu(vcpu);
+		return DUNE_STEP_AGAIN;
 	}
 	/* Time in the guest is the process's user time. */
 	guest_timing_enter_irqoff();
@@ -133,8 +148,10 @@ static long vcpu_run(struct dune_vcpu *vcpu)
 	step = vcpu->pending;
 	vcpu->pending = DUNE_STEP_AGAIN;
 	while (step != DUNE_STEP_SYSCALL) {
-		if (step == DUNE_STEP_USER)
+		if (step == DUNE_STEP_USER) {
+			dune_rseq_left(vcpu);
 			return READ_ONCE(vcpu->run->exit_reason);
+		}
 		if (unlikely(step == DUNE_STEP_ERROR)) {
 			int error = vcpu->error;
 
@@ -168,7 +185,7 @@ static bool state_valid(const struct dune_vcpu_state *s)
 	       dune_canonical(s->lstar) && dune_canonical(s->kernel_gs_base) &&
 	       s->gdt_limit <= 0xffff && s->idt_limit <= 0xffff && s->tr_limit >= 0x67 &&
 	       s->tr_limit <= 0xffff && s->tr_selector <= 0xffff && !(s->tr_selector & 7) &&
-	       s->tr_selector;
+	       s->tr_selector && s->cpu_entry < TASK_SIZE_MAX && !(s->cpu_entry & 7);
 }
 
 static long set_state(struct dune_vcpu *vcpu, struct dune_vcpu_state __user *arg)

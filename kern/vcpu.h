@@ -71,6 +71,7 @@ struct dune_vcpu {
 	u32 event_info, event_error, event_len;	/* to be injected at the next entry */
 	enum dune_step pending;		/* SLOW or USER left over by the fast way; else AGAIN */
 	int error;			/* sticky; -EIO after a fatal exit */
+	u64 rseq_cs;			/* rseq.h: announced when the guest was left; 0: none */
 	struct dune_exit exit;
 
 	bool fast;
@@ -114,6 +115,10 @@ void dune_vcpu_stats(const struct dune_vcpu *vcpu, struct dune_stats *sum);
 enum dune_step dune_exit_handle(struct dune_vcpu *vcpu);
 /* The same for DUNE_WINDOW_BAD_RIP. */
 enum dune_step dune_exit_bad_rip(struct dune_vcpu *vcpu);
+/* vcpu.c: the guest goes on there; what was to happen at the old place is dropped. */
+void dune_vcpu_go(struct dune_vcpu *vcpu, u64 rip);
+/* vcpu_sync.c: makes rip, rsp, rflags and run->cpl true.  0 or a negative errno. */
+int dune_vcpu_read_place(struct dune_vcpu *vcpu);
 /* vcpu_sync.c: the ioctl DUNE_SYNC. */
 long dune_vcpu_sync(struct dune_vcpu *vcpu);
 /* exits.c: the part that may sleep.  AGAIN, USER or ERROR. */

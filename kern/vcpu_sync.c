@@ -25,7 +25,7 @@ static void read_place(struct dune_vcpu *vcpu)
 }
 
 /* A window (vmx_window.c) without a trip. */
-static int read_window(struct dune_vcpu *vcpu)
+int dune_vcpu_read_place(struct dune_vcpu *vcpu)
 {
 	struct dune_vmx *vmx = &vcpu->vmx;
 	int ret = 0;
@@ -66,7 +66,7 @@ long dune_vcpu_sync(struct dune_vcpu *vcpu)
 			vcpu->pending = DUNE_STEP_AGAIN;
 		}
 	}
-	ret = read_window(vcpu);
+	ret = dune_vcpu_read_place(vcpu);
 	if (ret)
 		return ret;
 	run->gpr[DUNE_RSP] = vcpu->rsp;

@@ -38,8 +38,10 @@ constexpr int kIstStacks = 6;
 struct Gdt {
   uint64_t entry[8];
   uint64_t tss[2];
+  uint64_t none[5];
+  uint64_t cpu;  // the module writes it
 };
-static_assert(sizeof(Gdt) == 80);
+static_assert(offsetof(Gdt, cpu) == 15 * 8);
 constexpr uint32_t kTssSelector = 0x40;
 
 constexpr uint64_t kGdtCode64 = 0x00af9b000000ffffull;  // present, ring 0, accessed

@@ -183,6 +183,7 @@ Result<void> Thread::create_vcpu() {
   state.cr3 = process.table.root().value;
   state.gdt_base = reinterpret_cast<uint64_t>(&gdt);
   state.gdt_limit = sizeof(gdt) - 1;
+  state.cpu_entry = reinterpret_cast<uint64_t>(&gdt.cpu);
   state.idt_base = reinterpret_cast<uint64_t>(idt);
   state.idt_limit = sizeof(idt) - 1;
   state.tr_base = reinterpret_cast<uint64_t>(&tss);

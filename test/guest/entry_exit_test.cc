@@ -235,7 +235,9 @@ TEST_CASE("SET_STATE refuses bad state and keeps the old", "[entry]") {
   } const cases[] = {
       {"size", [](auto& s) { s.size--; }},
       {"reserved0", [](auto& s) { s.reserved0 = 1; }},
-      {"reserved", [](auto& s) { s.reserved[3] = 1; }},
+      {"reserved", [](auto& s) { s.reserved[2] = 1; }},
+      {"cpu_entry not of user memory", [](auto& s) { s.cpu_entry = 1ULL << 47; }},
+      {"cpu_entry not aligned", [](auto& s) { s.cpu_entry = 4; }},
       {"cr3 above the guest-physical width", [](auto& s) { s.cr3 |= 1ULL << 51; }},
       {"cr3 bit 63", [](auto& s) { s.cr3 |= 1ULL << 63; }},
       {"gdt_base", [](auto& s) { s.gdt_base = 1ULL << 47; }},

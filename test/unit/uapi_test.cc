@@ -70,7 +70,7 @@ IS_ABI(State, FIELD(State, size), FIELD(State, reserved0), FIELD(State, cr3),
        FIELD(State, gdt_base), FIELD(State, idt_base), FIELD(State, tr_base),
        FIELD(State, gdt_limit), FIELD(State, idt_limit), FIELD(State, tr_limit),
        FIELD(State, tr_selector), FIELD(State, lstar), FIELD(State, kernel_gs_base),
-       FIELD(State, reserved));
+       FIELD(State, cpu_entry), FIELD(State, reserved));
 
 // The union counts as its pad, which must be its largest member.
 using Run = dune_run;
