@@ -14,6 +14,7 @@
 #include "gc/window.h"
 #include "libdune/kernel_writes.h"
 #include "libdune/lock.h"
+#include "libdune/own_memory.h"
 #include "libdune/soft_dirty.h"
 #include "libdune/space.h"
 #include "libdune/sys.h"

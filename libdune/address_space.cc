@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <new>
 
+#include "libdune/own_memory.h"
 #include "libdune/process.h"
 #include "libdune/ring0.h"
 #include "libdune/space.h"

@@ -48,6 +48,9 @@ struct Options {
   // (soft_dirty.h): what dune-run --gc-dirty does.  io_uring and io_setup answer ENOSYS, and a
   // gc::Tracker is not to be had.
   bool soft_dirty = false;
+  // The object that libdune is linked into holds nothing of the program.  Then the program's
+  // munmap, mprotect, ... spare it, as they do libdune's stacks and tables.
+  bool own_image = false;
 };
 
 // What /dev/dune and /dev/kvm say, without entering: a way to find out early, with cause

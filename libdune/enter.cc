@@ -37,6 +37,7 @@ Result<void> prepare_process(const Options& options) {
   while (__atomic_exchange_n(&creating, 1, __ATOMIC_ACQUIRE)) sys::call(__NR_sched_yield);
   if (process.vm_fd < 0) {
     process.vcpu_flags = wants_fast(options.forward) ? DUNE_VCPU_FAST : 0;
+    process.own_image = options.own_image;
     done = process.create(true);
     if (done) import_signal_actions();
     if (done && options.soft_dirty) serve_soft_dirty();

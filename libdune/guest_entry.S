@@ -25,11 +25,39 @@ dune_guest_syscall:
 	bt	%ax, dune_special_calls(%rip)	/* a signed index: 4 KiB to either side */
 	jc	2f
 1:	vmcall
-2:	cmp	$NR_CLOSE, %eax
+2:	cmpl	$0, dune_write_trackers(%rip)
 	jne	3f
-	cmp	dune_own_fds_low(%rip), %edi
-	jb	1b
+	cmp	$NR_CLOSE, %eax
+	je	4f
+	cmp	$NR_MMAP, %eax
+	je	5f
+	cmp	$NR_MPROTECT, %eax
+	je	6f
+	cmp	$NR_MUNMAP, %eax
+	je	6f
+	cmp	$NR_MADVISE, %eax
+	je	6f
 3:	bts	$VMCALL_HOST_BIT, %r11
+	vmcall
+4:	cmp	dune_own_fds_low(%rip), %edi
+	jb	1b
+	jmp	3b
+5:	test	$MAP_FIXED_FLAG, %r10b
+	jz	1b
+	/* Does [rdi, rdi + rsi) come near memory of ours?  (One that wraps is Linux's to refuse.) */
+6:	cmp	dune_own_memory_end(%rip), %rdi
+	jae	1b
+	add	%rsi, %rdi
+	.globl dune_guest_sum
+	.hidden dune_guest_sum
+dune_guest_sum:				/* host_signal.cc knows that rdi is another here */
+	cmp	dune_own_memory_start(%rip), %rdi
+	jbe	7f
+	bts	$VMCALL_HOST_BIT, %r11
+7:	sub	%rsi, %rdi
+	.globl dune_guest_summed
+	.hidden dune_guest_summed
+dune_guest_summed:
 	vmcall
 	.globl dune_guest_syscall_end
 	.hidden dune_guest_syscall_end
@@ -56,8 +84,9 @@ ring3_mark:
 	.endr
 .endm
 /*
- * One bit per number: close, rt_sigaction, rt_sigreturn, dup2, clone, fork, vfork, execve,
- * exit, sigaltstack, dup3, execveat, clone3, close_range.  kernel_writes.cc adds others
+ * One bit per number: close, mmap, mprotect, munmap, rt_sigaction, rt_sigreturn, mremap,
+ * madvise, dup2, clone, fork, vfork, execve, exit, sigaltstack, dup3, execveat,
+ * pkey_mprotect, clone3, close_range.  kernel_writes.cc adds others
  * while it needs them.  Only 16 bits of the number are looked at; what has the same ones by
  * chance goes the long way and gets Linux's answer there.
  */
@@ -66,7 +95,7 @@ index = 0
 	.globl dune_special_calls
 	.hidden dune_special_calls
 dune_special_calls:
-	SPECIAL	3, 13, 15, 33, 56, 57, 58, 59, 60, 131, 292, 322, 435, 436
+	SPECIAL	3, 9, 10, 11, 13, 15, 25, 28, 33, 56, 57, 58, 59, 60, 131, 292, 322, 329, 435, 436
 	.size dune_special_calls, . - dune_special_calls
 	.zero	4096 - 64
 

@@ -29,7 +29,7 @@ extern const char dune_host_child[], dune_host_child_end[];
 extern const char dune_host_sigreturn_check[], dune_host_sigreturn_done[];
 
 // The same for the guest (guest_entry.S, guest_traps.S).
-extern const char dune_guest_syscall_end[];
+extern const char dune_guest_syscall_end[], dune_guest_sum[], dune_guest_summed[];
 extern const char dune_guest_trap_switch[], dune_guest_trap_switched[];
 extern const char dune_guest_trap_end[], dune_guest_trap_done[];
 }

@@ -12,6 +12,7 @@
 #include "libdune/kernel_writes.h"
 #include "libdune/offsets.h"
 #include "libdune/own_fds.h"
+#include "libdune/own_memory.h"
 #include "libdune/print.h"
 #include "libdune/ring_block.h"
 #include "libdune/rings.h"
@@ -251,6 +252,12 @@ dune_tf* special_call(Thread& thread, uint32_t nr) {
     case __NR_sigaltstack:
       run.gpr[DUNE_RAX] = static_cast<uint64_t>(host_sigaltstack(thread));
       return nullptr;
+    case __NR_mmap:
+    case __NR_munmap:
+    case __NR_mprotect:
+    case __NR_pkey_mprotect:
+    case __NR_madvise:
+    case __NR_mremap: return host_map_call(thread) ? nullptr : tracked_call();
   }
   return tracked_call();
 }

@@ -145,6 +145,7 @@ Where parked(Thread& thread, KernelRegisters& r) {
   }
   if (within(r.rip, dune_guest_syscall, dune_guest_syscall_end)) {
     // Linux would have found it at the `syscall`.
+    if (within(r.rip, dune_guest_sum, dune_guest_summed)) r.rdi -= r.rsi;
     r.rip = r.rcx - kSyscallInsnBytes;
     r.rflags = r.r11 & ~DUNE_VMCALL_HOST;
   }

@@ -10,8 +10,12 @@
 #include "libdune/space.h"
 #include "libdune/sys.h"
 
+extern "C" {
 // guest_entry.S: one bit per number that goes over the host side.
-extern "C" uint32_t dune_special_calls[16] [[gnu::visibility("hidden")]];
+extern uint32_t dune_special_calls[16] [[gnu::visibility("hidden")]];
+// How many want kernel writes tracked; guest_entry.S takes no short cuts then.
+[[gnu::visibility("hidden")]] uint32_t dune_write_trackers;
+}
 
 namespace dune {
 namespace {
@@ -191,7 +195,6 @@ constexpr unsigned kArguments = 6;
 constexpr uint64_t kMaxVector = 1024;
 
 SpinLock users_lock;
-uint32_t users;
 uint32_t special_before[16];
 
 struct IoVector {
@@ -297,7 +300,7 @@ void KernelWrites::add(uint64_t at, uint64_t bytes) {
 
 void track_kernel_writes(bool on) {
   Locked locked(users_lock);
-  if (on ? users++ != 0 : --users != 0) return;
+  if (on ? dune_write_trackers++ != 0 : --dune_write_trackers != 0) return;
   for (unsigned i = 0; i < 16; i++) {
     if (on)
       special_before[i] = dune_special_calls[i];
@@ -310,7 +313,7 @@ void track_kernel_writes(bool on) {
   for (uint32_t nr = kFirstUnknown; nr < 512; nr++) make_special(nr);
 }
 
-bool tracks_kernel_writes() { return __atomic_load_n(&users, __ATOMIC_ACQUIRE) != 0; }
+bool tracks_kernel_writes() { return __atomic_load_n(&dune_write_trackers, __ATOMIC_ACQUIRE) != 0; }
 
 bool untrackable_call(uint32_t nr) {
   if (!tracks_kernel_writes()) return false;

@@ -120,7 +120,11 @@
 /* ioctl DUNE_RUN, system call numbers, errno */
 #define NR_LSEEK 8 /* runs the guest, as DUNE_RUN (kern/dune.h) */
 #define NR_CLOSE 3
+#define NR_MMAP 9
+#define NR_MPROTECT 10
 #define NR_MUNMAP 11
+#define NR_MADVISE 28
+#define MAP_FIXED_FLAG 0x10
 #define NR_EXIT 60
 #define NR_RT_SIGRETURN 15
 #define NR_SIGALTSTACK 131

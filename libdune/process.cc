@@ -10,6 +10,7 @@
 
 #include "libdune/offsets.h"
 #include "libdune/own_fds.h"
+#include "libdune/own_memory.h"
 #include "libdune/soft_dirty.h"
 #include "libdune/space.h"
 #include "libdune/sys.h"
@@ -204,11 +205,14 @@ Result<void> Process::create(bool fresh) {
       slots.init(own);
       pool.init(own + SlotMap::kBytes);
       static_assert(SlotMap::kBytes + PagePool::kTableBytes <= kOwnBytes);
+      add_own_memory(arena_base, kArenaBytes + kOwnBytes);
+      add_own_memory(Hva(__ehdr_start), static_cast<uint64_t>(_end - __ehdr_start));
     }
     if (!alive) {
       auto page = map_wiped_on_fork();
       if (!page) return fail(page.error());
       alive = *page;
+      add_own_memory(Hva(alive), kPageBytes);
     }
     fill_idt();
     dune_xsave_bytes = ask_xsave_bytes();
@@ -261,21 +265,6 @@ Result<void> Process::map_gib(Gva va, Gpa gpa) {
     if (!done && done.error().code != EEXIST) return done;
   }
   return {};
-}
-
-bool own_memory(Hva start, uint64_t bytes) {
-  const Hva end = start + bytes;
-  auto touches = [&](Hva own, uint64_t size) { return start < own + size && own < end; };
-
-  if (touches(process.arena_base, kArenaBytes + kOwnBytes) || touches(Hva(idt), sizeof(idt)) ||
-      touches(Hva(&process), sizeof(process)) || touches(Hva(spaces), sizeof(spaces)) ||
-      touches(Hva(&dune_handlers), sizeof(dune_handlers)))
-    return true;
-  Locked locked(process.threads_lock);
-  for (Thread* t = process.threads; t; t = t->next)
-    if (touches(Hva(t->mapping()), t->mapping_bytes()) || touches(Hva(t->run), kPageBytes))
-      return true;
-  return false;
 }
 
 Result<void> Process::map_native(const void* start, size_t bytes) {

@@ -45,6 +45,7 @@ struct alignas(4096) Process {
   uint32_t* alive = nullptr;  // one page that holds 1, and that a fork wipes
   uint32_t vcpu_flags = 0;
   bool leaves_1g = false;
+  bool own_image = false;  // Options::own_image
   Hva arena_base;
   TableArena arena;
   PageTable table;

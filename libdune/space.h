@@ -56,8 +56,6 @@ void switch_space(Thread& thread, uint32_t index);
 void reap_space(uint32_t index);
 // The default mapping for `gva` in the space that the calling thread uses.
 Result<void> fill_active(Gva gva);
-// Is any of it libdune's own: tables, stacks, run pages, descriptors?
-bool own_memory(Hva start, uint64_t bytes);
 
 // A space by the address of its root table (what the C API calls a root), or null.
 [[gnu::visibility("hidden")]] AddressSpace* space_of_root(const void* root);

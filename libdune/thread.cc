@@ -9,6 +9,7 @@
 #include "libdune/host.h"
 #include "libdune/offsets.h"
 #include "libdune/own_fds.h"
+#include "libdune/own_memory.h"
 #include "libdune/process.h"
 #include "libdune/ring_block.h"
 #include "libdune/space.h"
@@ -77,6 +78,8 @@ static_assert(DUNE_VMCALL_HOST == 1ull << VMCALL_HOST_BIT);
 static_assert(DUNE_SEL_USER_CODE == USER_CS && DUNE_SEL_USER_DATA == USER_SS);
 static_assert(__NR_lseek == NR_LSEEK && __NR_munmap == NR_MUNMAP && __NR_exit == NR_EXIT);
 static_assert(-EINTR == MINUS_EINTR);
+static_assert(__NR_close == NR_CLOSE && __NR_mmap == NR_MMAP && __NR_mprotect == NR_MPROTECT);
+static_assert(__NR_madvise == NR_MADVISE && MAP_FIXED == MAP_FIXED_FLAG);
 
 char* bytes_of(void* p) { return static_cast<char*>(p); }
 
@@ -136,6 +139,7 @@ Result<Thread*> Thread::allocate() {
   }
   thread->tss.io_map = sizeof(Tss);
   fill_gdt(thread->gdt, thread->tss);
+  add_own_memory(Hva(base), kMappingBytes);
   return thread;
 }
 
@@ -177,6 +181,7 @@ Result<void> Thread::create_vcpu() {
     return Error{static_cast<int>(-page), "cannot map the VCPU's run page"};
   }
   run = reinterpret_cast<dune_run*>(page);
+  add_own_memory(Hva(run), kPageBytes);
 
   dune_vcpu_state state = {};
   state.size = sizeof(state);

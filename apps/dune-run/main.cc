@@ -143,6 +143,7 @@ void set_environment(const Program& program, const std::string& library, const A
     const std::string self = own_path();
     const dune::FollowExec follow = {library.c_str(), self.c_str()};
     dune::Options options;
+    options.own_image = true;
     if (arguments.follow) options.follow_exec = &follow;
     options.soft_dirty = arguments.gc_dirty;
     if (arguments.forward)

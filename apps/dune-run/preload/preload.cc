@@ -70,6 +70,7 @@ void restore_preload() {
     remove(at);
   }
   dune::Options options;
+  options.own_image = true;
   if (const char* value = find(runner::kForwardVariable, &at)) {
     options.forward = strcmp(value, "plain") == 0 ? dune::Forward::kPlain : dune::Forward::kFast;
     remove(at);
