@@ -3,7 +3,8 @@
  * dune.h - the interface between dune.ko and user space.
  *
  * open("/dev/dune")                  -> device fd: DUNE_GET_INFO, DUNE_CREATE_VM
- * ioctl(device, DUNE_CREATE_VM)      -> VM fd (one address space, its EPT and slots)
+ * ioctl(device, DUNE_CREATE_VM)      -> VM fd (one address space, its EPT and slots);
+ *                                       also of a VM fd, with DUNE_VM_SHARE_KVM
  * ioctl(vm, DUNE_CREATE_VCPU)        -> VCPU fd (one thread, its VMCS)
  * mmap(vcpu, one page, MAP_SHARED)   -> struct dune_run, shared with the kernel
  * ioctl(vcpu, DUNE_RUN)              -> runs the guest until it needs user space;
@@ -12,8 +13,8 @@
  *
  * Every fd is O_CLOEXEC.  A VM belongs to the mm that made it and a VCPU to the
  * thread that made it; a call from elsewhere (after fork, exec or over a socket)
- * fails with EIO (wrong mm) or EBUSY (wrong thread).  Only DUNE_GET_STATS may be
- * called by whoever holds the fd.
+ * fails with EIO (wrong mm) or EBUSY (wrong thread).  Only DUNE_GET_STATS and, of a
+ * VM fd, DUNE_CREATE_VM may be called by whoever holds the fd.
  *
  * Every argument struct starts with its own size in bytes; a size or a reserved
  * field that this version does not know fails with EINVAL.
@@ -55,6 +56,9 @@ struct dune_info {
 						 * ENOENT if there is none.  KVM names its VMs by
 						 * pid and fd number, and complains in the log
 						 * when two with one name are alive.
+						 * On a VM fd: that VM's own.  So a fork child
+						 * makes its VM without the devices, which it
+						 * may not be able to open any more.
 						 */
 
 struct dune_vm_create {

@@ -46,7 +46,7 @@ static long device_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	case DUNE_GET_INFO:
 		return get_info(p);
 	case DUNE_CREATE_VM:
-		return dune_vm_create(p);
+		return dune_vm_create(p, NULL);
 	}
 	return -ENOTTY;
 }

@@ -135,6 +135,8 @@ static long vm_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 
 	if (cmd == DUNE_GET_STATS)
 		return get_stats(vm, p);
+	if (cmd == DUNE_CREATE_VM)
+		return dune_vm_create(p, vm);
 	if (vm->mm != current->mm)
 		return -EIO;
 	switch (cmd) {
@@ -182,7 +184,16 @@ static struct file *shared_kvm_file(pid_t pid)
 	return file;
 }
 
-int dune_vm_create(struct dune_vm_create __user *arg)
+static struct file *kvm_file_for(const struct dune_vm_create *create, struct dune_vm *like)
+{
+	if (like)
+		return get_file(like->kvm_file);
+	if (create->flags & DUNE_VM_SHARE_KVM)
+		return shared_kvm_file(task_tgid_nr(current));
+	return dune_kvm_file(create->kvm_fd);
+}
+
+int dune_vm_create(struct dune_vm_create __user *arg, struct dune_vm *like)
 {
 	struct dune_vm_create create;
 	struct dune_vm *vm;
@@ -192,7 +203,7 @@ int dune_vm_create(struct dune_vm_create __user *arg)
 		return -EFAULT;
 	if (create.size != sizeof(create) ||
 	    create.flags & ~(DUNE_VM_UNTRUSTED | DUNE_VM_SHARE_KVM) ||
-	    (create.flags & DUNE_VM_SHARE_KVM && create.kvm_fd != -1) ||
+	    (create.flags & DUNE_VM_SHARE_KVM ? create.kvm_fd != -1 : !!like) ||
 	    memchr_inv(create.reserved, 0, sizeof(create.reserved)))
 		return -EINVAL;
 	/* A kernel thread or a task whose mm is going away has none to mirror. */
@@ -212,8 +223,7 @@ int dune_vm_create(struct dune_vm_create __user *arg)
 	vm->mm = current->mm;
 	mmgrab(vm->mm);
 
-	vm->kvm_file = create.flags & DUNE_VM_SHARE_KVM ? shared_kvm_file(vm->pid) :
-							 dune_kvm_file(create.kvm_fd);
+	vm->kvm_file = kvm_file_for(&create, like);
 	if (IS_ERR(vm->kvm_file)) {
 		ret = PTR_ERR(vm->kvm_file);
 		goto err_mm;

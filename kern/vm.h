@@ -52,8 +52,8 @@ struct dune_vm {
 extern struct mutex dune_vms_lock;
 extern struct list_head dune_vms;
 
-/* A new VM fd, or a negative errno. */
-int dune_vm_create(struct dune_vm_create __user *arg);
+/* A new VM fd, or a negative errno.  like: the VM whose KVM VM is to be shared, or NULL. */
+int dune_vm_create(struct dune_vm_create __user *arg, struct dune_vm *like);
 static inline void dune_vm_get(struct dune_vm *vm)
 {
 	kref_get(&vm->ref);

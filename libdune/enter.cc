@@ -43,13 +43,11 @@ Result<void> prepare_process(const Options& options) {
     if (done && options.soft_dirty) serve_soft_dirty();
     if (done && options.follow_exec) done = process.follow_exec(*options.follow_exec);
   } else if (process.inherited()) {
-    drop_own_fds(false);
     if (left_thread) {
       left_thread->vcpu_fd = -1;
       left_thread->close_vcpu();
     }
-    process.vm_fd = -1;
-    done = process.create(false);
+    done = process.create_in_child(false);
   }
   __atomic_store_n(&creating, 0, __ATOMIC_RELEASE);
   return done;

@@ -58,11 +58,9 @@ uint64_t clone_flags(const dune_run& run) {
 // In a fork child: the memory is a copy, and the descriptors belong to the parent's VM.
 [[noreturn]] void start_fork_child(Thread& thread, bool shares_files) {
   thread.signals->unlock_after_fork();
-  drop_own_fds(shares_files);
   thread.vcpu_fd = -1;
   thread.close_vcpu();
-  process.vm_fd = -1;
-  Result<void> ready = process.create(false);
+  Result<void> ready = process.create_in_child(shares_files);
   // It may have forked in a handler of ring 3's, and goes back there.
   RingBlock rings;
   copy_words(&rings, &thread.ring_block(), sizeof(rings));

@@ -159,24 +159,31 @@ void close_devices(Devices& devices) {
   devices.kvm = devices.dune = -1;
 }
 
-static Result<int> create_vm(const Devices& devices) {
+// The new VM's descriptor, or -errno.  `from`: a device or a VM.
+static long create_vm(int from, uint32_t flags, long kvm_vm) {
   dune_vm_create create = {};
   create.size = sizeof(create);
-  create.flags = DUNE_VM_SHARE_KVM;  // of the program that this process was before its exec
-  create.kvm_fd = -1;
-  long vm = sys::ioctl(devices.dune, DUNE_CREATE_VM, &create);
+  create.flags = flags;
+  create.kvm_fd = static_cast<int>(kvm_vm);
+  return sys::ioctl(from, DUNE_CREATE_VM, &create);
+}
+
+static Result<int> create_vm(const Devices& devices) {
+  // Of the program that this process was before its exec?
+  long vm = create_vm(devices.dune, DUNE_VM_SHARE_KVM, -1);
   if (vm == -ENOENT) {
     long kvm_vm = sys::ioctl(devices.kvm, KVM_CREATE_VM);
     if (kvm_vm < 0) return Error{static_cast<int>(-kvm_vm), "KVM cannot make a virtual machine"};
-    create.flags = 0;
-    create.kvm_fd = static_cast<int>(kvm_vm);
-    vm = sys::ioctl(devices.dune, DUNE_CREATE_VM, &create);
+    vm = create_vm(devices.dune, 0, kvm_vm);
     sys::close(static_cast<int>(kvm_vm));
   }
   if (vm < 0) return Error{static_cast<int>(-vm), "dune.ko cannot make a VM (dmesg may say more)"};
-  const int high = sys::move_high(static_cast<int>(vm));
-  add_own_fd(high);
-  return high;
+  return static_cast<int>(vm);
+}
+
+void Process::take_vm(int fd) {
+  vm_fd = sys::move_high(fd);
+  add_own_fd(vm_fd);
 }
 
 Result<void> Process::create(bool fresh) {
@@ -187,10 +194,28 @@ Result<void> Process::create(bool fresh) {
   close_devices(*devices);
   if (!vm) return vm.error();
 
-  vm_fd = *vm;
+  take_vm(*vm);
   leaves_1g = features & DUNE_FEATURE_GUEST_1G;
   if (!(features & DUNE_FEATURE_FAST)) vcpu_flags &= ~DUNE_VCPU_FAST;
+  pcid_mask = features & DUNE_FEATURE_PCID ? kMaxSpaces - 1 : 0;
+  return fill(fresh);
+}
 
+Result<void> Process::create_in_child(bool shares_files) {
+  const int parents = vm_fd;
+
+  vm_fd = -1;
+  forget_own_fd(parents);
+  drop_own_fds(shares_files);
+  const long vm = create_vm(parents, DUNE_VM_SHARE_KVM, -1);
+  // The number may be another's, when it was closed out of Dune mode.
+  if (!shares_files && vm != -EBADF && vm != -ENOTTY) sys::close(parents);
+  if (vm < 0) return create(false);
+  take_vm(static_cast<int>(vm));
+  return fill(false);
+}
+
+Result<void> Process::fill(bool fresh) {
   auto fail = [&](const Error& error) {
     close_own_fd(vm_fd);
     vm_fd = -1;
@@ -221,7 +246,6 @@ Result<void> Process::create(bool fresh) {
     dune_plain_vectors = dune_vectors_fit && !dune_has_pkru;
     dune_handler_need = dune_xsave_bytes + kHandlerStackSpare + 2 * sizeof(TrapFrame);
   }
-  pcid_mask = features & DUNE_FEATURE_PCID ? kMaxSpaces - 1 : 0;
   if (!fresh) {
     slots.forget();
     soft_dirty_after_fork();

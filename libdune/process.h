@@ -65,10 +65,13 @@ struct alignas(4096) Process {
   // VCPUs belong to the parent.
   bool inherited() const { return vm_fd >= 0 && *alive == 0; }
 
-  // Makes VM and page table, with a descriptor each for the devices meanwhile.  Runs
-  // natively; uses raw system calls only, so a fork child may call it on the host side.
-  // `fresh` is false in a fork child, whose inherited descriptors are closed already.
+  // Makes VM and page table, with a descriptor each for the devices meanwhile.  Natively.
+  // `fresh`: not in a fork child.
   Result<void> create(bool fresh);
+  // The same in a fork child, from the parent's VM: without the devices, and with no more
+  // descriptors than the parent had, all of which are given back.  Raw system calls only.
+  // `shares_files`: the parent uses the same table of descriptors, and keeps them.
+  Result<void> create_in_child(bool shares_files);
 
   // ENAMETOOLONG.
   Result<void> follow_exec(const FollowExec& wanted);
@@ -81,6 +84,11 @@ struct alignas(4096) Process {
   Result<void> for_runtime(Visit&& visit);
   // Assigns slots and maps all GiB that [start, start + bytes) touches.  Natively.
   Result<void> map_native(const void* start, size_t bytes);
+
+ private:
+  void take_vm(int fd);
+  // What goes with a VM: page table, slots.
+  Result<void> fill(bool fresh);
 };
 
 // VM and page tables, if they are not there yet.  Natively.

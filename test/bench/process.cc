@@ -140,69 +140,70 @@ double used_kib() {
   return static_cast<double>(total - free);
 }
 
-// What the machine has less while `count` of them are there.
-template <class Start, class Stop>
-void memory_of(const char* name, int count, Start start, Stop stop) {
+// What the machine has less for each that `start` starts and that waits for the end of `go`.
+// Those before the first look use up the free pages that CPUs keep for themselves.
+template <class Start>
+void memory_of(const char* name, Start start, void (*end)(int count)) {
+  constexpr int kBefore = 150, kCount = 150;
   Cost costs[2];
   for (int i = 0; i < 2; i++) {
     if (i) bench::enter();
-    for (int warm = 0; warm < 2; warm++) {
-      const double before = used_kib();
-      start(count);
-      costs[i].ticks = (used_kib() - before) / count;
-      stop(count);
-    }
+    int ready[2], go[2];
+    if (pipe(ready) || pipe(go)) exit(1);
+    auto more = [&](int count) {
+      char c = 0;
+      for (int n = 0; n < count; n++)
+        start([&ready, &go] {
+          char byte = 0;
+          if (write(ready[1], &byte, 1) != 1 || read(go[0], &byte, 1)) _exit(1);
+        });
+      for (int n = 0; n < count; n++)
+        if (read(ready[0], &c, 1) != 1) exit(1);
+    };
+    more(kBefore);
+    const double before = used_kib();
+    more(kCount);
+    costs[i].ticks = (used_kib() - before) / kCount;
+    close(go[1]);
+    end(kBefore + kCount);
+    for (int fd : {ready[0], ready[1], go[0]}) close(fd);
   }
   bench::report(name, &costs[0], &costs[1], "KiB");
 }
 
-void memory_per_process() {
-  static int ready[2], go[2];
-  memory_of(
-      "memory_per_process", 40,
-      [](int count) {
-        char c = 0;
-        if (pipe(ready) || pipe(go)) exit(1);
-        for (int i = 0; i < count; i++)
-          if (fork() == 0) {
-            close(go[1]);
-            if (write(ready[1], &c, 1) == 1 && read(go[0], &c, 1)) _exit(1);
-            _exit(0);
-          }
-        for (int i = 0; i < count; i++)
-          if (read(ready[0], &c, 1) != 1) exit(1);
-      },
-      [](int count) {
-        close(go[1]);
-        while (count--) wait(nullptr);
-        for (int fd : {ready[0], ready[1], go[0]}) close(fd);
-      });
-}
-const Row process_row("memory_per_process", memory_per_process);
+std::vector<std::thread> threads;
 
 void memory_per_thread() {
-  static std::vector<std::thread> threads;
-  static int ready[2], go[2];
   memory_of(
-      "memory_per_thread", 40,
-      [](int count) {
-        char c = 0;
-        if (pipe(ready) || pipe(go)) exit(1);
-        for (int i = 0; i < count; i++)
-          threads.emplace_back([] {
-            char c = 0;
-            if (write(ready[1], &c, 1) != 1 || read(go[0], &c, 1)) exit(1);
-          });
-        for (int i = 0; i < count; i++)
-          if (read(ready[0], &c, 1) != 1) exit(1);
-      },
+      "memory_per_thread", [](auto wait_there) { threads.emplace_back(wait_there); },
       [](int) {
-        close(go[1]);
         for (auto& thread : threads) thread.join();
         threads.clear();
-        for (int fd : {ready[0], ready[1], go[0]}) close(fd);
       });
 }
 const Row memory_thread_row("memory_per_thread", memory_per_thread);
+
+// A fork child of this small program.
+void memory_per_process() {
+  static std::vector<pid_t> children;
+  memory_of(
+      "memory_per_process",
+      [](auto wait_there) {
+        const pid_t child = fork();
+        if (child == 0) {
+          wait_there();
+          _exit(0);
+        }
+        children.push_back(child);
+      },
+      [](int) {
+        for (pid_t child : children) {
+          kill(child, SIGKILL);
+          waitpid(child, nullptr, 0);
+        }
+        children.clear();
+      });
+}
+const Row process_row("memory_per_process", memory_per_process);
 
 }  // namespace

@@ -61,6 +61,14 @@ int check_as_stranger(int vm, int vcpu) {
   if (mmap(nullptr, 4096, PROT_READ, MAP_SHARED, vcpu, 0) != MAP_FAILED || errno != EIO) return 8;
   if (err_of(vm, DUNE_GET_STATS, &stats) || stats.nr_vcpus != 1) return 9;
   if (err_of(vcpu, DUNE_GET_STATS, &stats)) return 10;
+  // A VM of its own it may make of it.
+  dune_vm_create own{};
+  own.size = sizeof(own);
+  own.kvm_fd = -1;
+  if (err_of(vm, DUNE_CREATE_VM, &own) != EINVAL) return 11;
+  own.flags = DUNE_VM_SHARE_KVM;
+  const int fd = ioctl(vm, DUNE_CREATE_VM, &own);
+  if (fd < 0 || err_of(fd, DUNE_MAP_SLOT, &slot) || close(fd)) return 12;
   return 0;
 }
 

@@ -286,10 +286,11 @@ TEST_CASE("a request on the wrong fd, or that does not exist", "[ioctl]") {
   VmFds fds;
   char page[kPage] = {};
   const unsigned long device[] = {DUNE_GET_INFO, DUNE_CREATE_VM};
+  CHECK(err_of(fds.vm, DUNE_CREATE_VM, page) == EINVAL);
   const unsigned long vm[] = {DUNE_CREATE_VCPU, DUNE_MAP_SLOT};
   const unsigned long vcpu[] = {DUNE_RUN, DUNE_SET_STATE, DUNE_GET_STATE, DUNE_SYNC};
   for (unsigned long request : device) {
-    CHECK(err_of(fds.vm, request, page) == ENOTTY);
+    if (request != DUNE_CREATE_VM) CHECK(err_of(fds.vm, request, page) == ENOTTY);
     CHECK(err_of(fds.vcpu, request, page) == ENOTTY);
   }
   for (unsigned long request : vm) {

@@ -10,12 +10,14 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <catch2/catch.hpp>
 
 #include <cerrno>
 #include <fstream>
 #include <string>
+#include <thread>
 
 #include "libdune/dune.hpp"
 #include "test/guest/bare_traps.h"
@@ -206,4 +208,60 @@ TEST_CASE("without KVM: ENODEV, and all is well when it comes back", "[module]")
   REQUIRE(load("kvm-intel") == 0);
   CHECK(in_child([] { return short_run(dune::Forward::kFast); }) == "");
   test::require_host_unharmed();
+}
+
+// In Dune mode with 16 slots: a page in each of 40 GiB, by two threads.
+static std::string touch_many_gibs() {
+  constexpr uint64_t kFirst = 0x100000000000, kGib = 1 << 30;
+  constexpr int kGibs = 40;
+  int said[2];
+  if (pipe(said) || dup2(said[1], 2) != 2) return "no pipe";
+  if (auto entered = dune::enter(); !entered) return entered.error().what;
+  auto touch = [](int from) -> bool {
+    for (int i = from; i < kGibs; i += 2) {
+      void* at = reinterpret_cast<void*>(kFirst + static_cast<uint64_t>(i) * kGib);
+      auto* p = static_cast<volatile int*>(
+          mmap(at, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+      *p = i;
+    }
+    for (int i = from; i < kGibs; i += 2)
+      if (*reinterpret_cast<volatile int*>(kFirst + static_cast<uint64_t>(i) * kGib) != i)
+        return false;
+    return dune::ring() == 3;
+  };
+  bool natively = false;
+  std::thread([&] { natively = touch(1); }).join();
+  if (!natively) return "the first thread is in Dune mode still, or sees something else";
+  if (!touch(0)) return "the second thread is in Dune mode still, or sees something else";
+  const pid_t child = fork();
+  if (child == 0) _exit(3);
+  int status = 0;
+  if (waitpid(child, &status, 0) != child || status != 3 << 8) return "fork";
+  char text[1024] = {};
+  const ssize_t n = read(said[0], text, sizeof(text) - 1);
+  const std::string line = "dune: out of guest-physical slots (1 GiB each) at rip 0x";
+  const std::string all(text, n > 0 ? static_cast<size_t>(n) : 0);
+  // One line of each thread, and nothing else.
+  const size_t second = all.find(line, 1);
+  if (all.find(line) != 0 || second == std::string::npos || all[second - 1] != '\n' ||
+      all.find(line, second + 1) != std::string::npos)
+    return "it says: " + all;
+  return "";
+}
+
+TEST_CASE("out of slots: one line, and the thread goes on natively", "[module][once]") {
+  if (!can_cycle()) return;
+  const std::string how = parameters();
+  REQUIRE(unload_when_free("dune") == 0);
+  REQUIRE(load("dune", how + " gpa_bits=34") == 0);
+  CHECK(in_child(touch_many_gibs) == "");
+  REQUIRE(unload_when_free("dune") == 0);
+  REQUIRE(load("dune", how + " gpa_bits=31") == 0);
+  CHECK(in_child([]() -> std::string {
+          auto entered = dune::enter();
+          if (entered) return "entered with two slots";
+          return entered.error().code == ENOSPC ? "" : entered.error().what;
+        }) == "");
+  REQUIRE(unload_when_free("dune") == 0);
+  REQUIRE(load("dune", how) == 0);
 }
