@@ -136,7 +136,7 @@ void host_exit_thread(Thread& thread) {
   thread.close_vcpu();
   if (thread.parent_frees)
     for (;;) sys::call(__NR_exit, status);
-  dune_host_exit_thread(thread.mapping(), thread.mapping_bytes(), status);
+  thread.free_and_exit(status);
 }
 
 }  // namespace dune

@@ -307,4 +307,20 @@ dune_host_exit_thread:
 	ud2
 	.size dune_host_exit_thread, . - dune_host_exit_thread
 
+/* void dune_host_exit_spare(Thread *thread, Thread **first, long status) */
+	.balign 16
+	.globl dune_host_exit_spare
+	.hidden dune_host_exit_spare
+	.type dune_host_exit_spare, @function
+dune_host_exit_spare:
+	mov	(%rsi), %rax
+1:	mov	%rax, THREAD_NEXT(%rdi)
+	lock cmpxchg %rdi, (%rsi)
+	jne	1b			/* no stack from here on: it may be another's */
+	mov	%rdx, %rdi
+	mov	$NR_EXIT, %eax
+	syscall
+	ud2
+	.size dune_host_exit_spare, . - dune_host_exit_spare
+
 	.section .note.GNU-stack, "", @progbits

@@ -32,11 +32,16 @@ void for_each_piece(Visit visit) {
     object(spaces);
     object(dune_handlers);
   }
-  Locked locked(process.threads_lock);
-  for (Thread* t = process.threads; t; t = t->next) {
-    visit(Hva(t->mapping()), uint64_t{t->mapping_bytes()});
-    visit(Hva(t->run), uint64_t{kPageBytes});
+  {
+    Locked locked(process.threads_lock);
+    for (Thread* t = process.threads; t; t = t->next) {
+      visit(Hva(t->mapping()), uint64_t{t->mapping_bytes()});
+      visit(Hva(t->run), uint64_t{kPageBytes});
+    }
   }
+  Locked locked(spare_threads.lock);
+  for (Thread* t = __atomic_load_n(&spare_threads.first, __ATOMIC_ACQUIRE); t; t = t->next)
+    visit(Hva(t->mapping()), uint64_t{t->mapping_bytes()});
 }
 
 struct Piece {
@@ -58,10 +63,7 @@ Piece first_piece(uint64_t start, uint64_t end) {
 long refuse(uint64_t at) {
   static bool said;
   if (!__atomic_exchange_n(&said, true, __ATOMIC_RELAXED))
-    Line()
-        .text("the program wants its memory where libdune's is, at ")
-        .hex(at)
-        .text(": ENOMEM");
+    Line().text("the program wants its memory where libdune's is, at ").hex(at).text(": ENOMEM");
   return -ENOMEM;
 }
 

@@ -251,6 +251,7 @@ Result<void> Process::fill(bool fresh) {
     soft_dirty_after_fork();
     threads = nullptr;
     threads_lock = SpinLock();
+    spare_threads.lock = SpinLock();
   }
   auto gpa = slots.gpa(arena_base.value);
   if (!gpa) return fail(gpa.error());

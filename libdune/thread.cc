@@ -32,7 +32,8 @@ constexpr size_t kThreadAt = kIstAt + kIstStacks * kIstStackBytes;
 constexpr size_t kVectorsAt = kThreadAt + 2 * kPageBytes + kMaxSpaces * sizeof(uint64_t);
 constexpr size_t kMappingBytes = kVectorsAt + 2 * kContextVectorsBytes;
 
-static_assert(sizeof(Thread) <= kPageBytes);
+static_assert(sizeof(Thread) <= kPageBytes && sizeof(Thread) % 8 == 0);
+static_assert(offsetof(Thread, next) == THREAD_NEXT);
 static_assert(sizeof(dune_tf) == 168 && sizeof(dune_tf) <= kNativeFrameBytes);
 
 // What offsets.h tells the assembler.
@@ -107,7 +108,39 @@ void unlink(Thread* thread) {
 
 }  // namespace
 
+constinit SpareThreads spare_threads = {};
+
+// Only one takes, so what it sees in front stays in the list until it has taken it.
+Thread* SpareThreads::take() {
+  Locked locked(lock);
+  Thread* thread = __atomic_load_n(&first, __ATOMIC_ACQUIRE);
+  while (thread && !__atomic_compare_exchange_n(&first, &thread, thread->next, false,
+                                                __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+  }
+  if (thread) __atomic_sub_fetch(&count, 1, __ATOMIC_RELAXED);
+  return thread;
+}
+
+void SpareThreads::push(Thread* thread) {
+  Thread* old = __atomic_load_n(&first, __ATOMIC_RELAXED);
+  do thread->next = old;
+  while (!__atomic_compare_exchange_n(&first, &old, thread, false, __ATOMIC_RELEASE,
+                                      __ATOMIC_RELAXED));
+}
+
+// Counts it in.
+bool Thread::may_be_kept() {
+  if (__atomic_add_fetch(&spare_threads.count, 1, __ATOMIC_RELAXED) <= SpareThreads::kMost)
+    return true;
+  __atomic_sub_fetch(&spare_threads.count, 1, __ATOMIC_RELAXED);
+  return false;
+}
+
 Result<Thread*> Thread::allocate() {
+  if (Thread* spare = spare_threads.take()) {
+    spare->fill();
+    return spare;
+  }
   long map = sys::mmap(nullptr, kMappingBytes, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
   if (sys::failed(map)) return Error{static_cast<int>(-map), "no memory for a thread's stacks"};
@@ -120,34 +153,52 @@ Result<Thread*> Thread::allocate() {
     sys::munmap(base, kMappingBytes);
     return Error{static_cast<int>(-ret), "no memory for a thread's stacks"};
   }
-
+  add_own_memory(Hva(base), kMappingBytes);
   auto* thread = reinterpret_cast<Thread*>(base + kThreadAt);
-  thread->host_sp = reinterpret_cast<uint64_t>(base + kHandlerGuardAt - kNativeFrameBytes);
-  thread->vcpu_fd = -1;
-  thread->signals = &process.signals;
-  thread->alternate.clear();
-  thread->native_stack.base = reinterpret_cast<uint64_t>(base + kNativeStackAt);
-  thread->native_stack.size = kNativeStackBytes;
+  thread->fill();
+  return thread;
+}
+
+// All but seen(), whose numbers only grow: what an earlier VCPU had seen is older than this
+// one's TLB.
+void Thread::fill() {
+  char* base = static_cast<char*>(mapping());
+
+  clear_words(this, sizeof(*this));
+  host_sp = reinterpret_cast<uint64_t>(base + kHandlerGuardAt - kNativeFrameBytes);
+  vcpu_fd = -1;
+  signals = &process.signals;
+  alternate.clear();
+  native_stack.base = reinterpret_cast<uint64_t>(base + kNativeStackAt);
+  native_stack.size = kNativeStackBytes;
   auto* label = reinterpret_cast<NativeStackLabel*>(base + kNativeStackAt);
   label->magic = kNativeStackMagic;
-  label->thread = thread;
+  label->thread = this;
   for (int i = 0; i < kIstStacks; i++) {
     // The pointer stands above the top, which stays a multiple of 16 (guest_entry.S).
     char* top = base + kIstAt + (i + 1) * kIstStackBytes - 16;
-    *reinterpret_cast<Thread**>(top) = thread;
-    thread->tss.ist[i] = reinterpret_cast<uint64_t>(top);
+    *reinterpret_cast<Thread**>(top) = this;
+    tss.ist[i] = reinterpret_cast<uint64_t>(top);
   }
-  thread->tss.io_map = sizeof(Tss);
-  fill_gdt(thread->gdt, thread->tss);
-  add_own_memory(Hva(base), kMappingBytes);
-  return thread;
+  tss.io_map = sizeof(Tss);
+  fill_gdt(gdt, tss);
 }
 
 void* Thread::mapping() { return bytes_of(this) - kThreadAt; }
 
 size_t Thread::mapping_bytes() const { return kMappingBytes; }
 
-void Thread::free() { sys::munmap(mapping(), kMappingBytes); }
+void Thread::free() {
+  if (may_be_kept())
+    spare_threads.push(this);
+  else
+    sys::munmap(mapping(), kMappingBytes);
+}
+
+void Thread::free_and_exit(long status) {
+  if (may_be_kept()) dune_host_exit_spare(this, &spare_threads.first, status);
+  dune_host_exit_thread(mapping(), kMappingBytes, status);
+}
 
 char* Thread::kept_state() { return static_cast<char*>(mapping()) + kKeptStateAt; }
 

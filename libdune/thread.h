@@ -22,6 +22,7 @@
 #include "kern/dune.h"
 #include "libdune/descriptors.h"
 #include "libdune/dune.h"
+#include "libdune/lock.h"
 #include "libdune/result.h"
 #include "libdune/ring0.h"
 #include "libdune/signals.h"
@@ -67,6 +68,11 @@ struct TrapFrame {
 inline void copy_words(void* to, const void* from, size_t bytes) {
   size_t words = bytes / 8;
   asm volatile("rep movsq" : "+D"(to), "+S"(from), "+c"(words) : : "memory");
+}
+
+inline void clear_words(void* at, size_t bytes) {
+  size_t words = bytes / 8;
+  asm volatile("rep stosq" : "+D"(at), "+c"(words) : "a"(0ul) : "memory");
 }
 
 enum Mode : uint32_t {
@@ -130,11 +136,14 @@ struct alignas(16) Thread {
   void* exec_block;     // arguments of an execve (host_exec.cc)
   size_t exec_block_bytes;
 
-  // Allocates the mapping and fills it but for the VCPU.  ENOMEM.
+  // A mapping, new or left by another thread, filled but for the VCPU.  ENOMEM.
   static Result<Thread*> allocate();
   // Gives the mapping back; the VCPU is to be closed first.
   // Precondition: the caller does not run on one of its stacks.
   void free();
+  // exit(2) of the thread that runs on this one's host stack, with all signals blocked; else
+  // as free().
+  [[noreturn]] void free_and_exit(long status);
 
   // Makes the VCPU.  It belongs to the calling Linux thread.
   Result<void> create_vcpu();
@@ -173,7 +182,24 @@ struct alignas(16) Thread {
 
   // Precondition: Dune mode.
   static inline Thread* current();
+
+ private:
+  void fill();
+  bool may_be_kept();
 };
+
+// Mappings without a thread: the next ones take them.  Pushed without a lock.
+struct SpareThreads {
+  static constexpr uint32_t kMost = 16;
+
+  Thread* first;
+  uint32_t count;  // with those that are about to be pushed
+  SpinLock lock;   // of whoever takes one, or looks at them
+
+  Thread* take();
+  void push(Thread* thread);
+};
+[[gnu::visibility("hidden")]] extern SpareThreads spare_threads;
 
 // The GDT is part of the Thread, and the CPU knows where it is.
 inline Thread* Thread::current() {
@@ -198,6 +224,10 @@ extern "C" {
 // Unmaps the stack it runs on and ends the thread.
 [[noreturn, gnu::visibility("hidden")]] void dune_host_exit_thread(void* mapping, size_t bytes,
                                                                    long status);
+// Puts the Thread that it runs on in front of the list and ends the thread.
+[[noreturn, gnu::visibility("hidden")]] void dune_host_exit_spare(dune::Thread* thread,
+                                                                  dune::Thread** first,
+                                                                  long status);
 
 // Whether CR4.PKE is set: RDPKRU and WRPKRU exist.
 extern uint8_t dune_has_pkru [[gnu::visibility("hidden")]];

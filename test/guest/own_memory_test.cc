@@ -78,7 +78,8 @@ std::string in_dune(dune::Forward way, const std::function<std::string()>& part)
   return test::in_child([&]() -> std::string { return dune::enter({way}) ? part() : "enter"; });
 }
 
-TEST_CASE("own memory: a hole to munmap, mprotect, madvise and mremap, taken to mmap", "[linux][once]") {
+TEST_CASE("own memory: a hole to munmap, mprotect, madvise and mremap, taken to mmap",
+          "[linux][once]") {
   for (auto way : {dune::Forward::kPlain, dune::Forward::kFast}) {
     CHECK(in_dune(way, [] { return attack(SYS_munmap, 0, 0, 0); }) == "");
     CHECK(in_dune(way, [] { return attack(SYS_mprotect, PROT_NONE, 0, ENOMEM); }) == "");
