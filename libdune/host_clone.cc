@@ -16,6 +16,7 @@
 #include "libdune/print.h"
 #include "libdune/process.h"
 #include "libdune/ring_block.h"
+#include "libdune/signals.h"
 #include "libdune/soft_dirty.h"
 #include "libdune/sys.h"
 
@@ -30,8 +31,11 @@ uint64_t clone_flags(const dune_run& run) {
     case __NR_fork: return 0;
     case __NR_vfork: return CLONE_VM | CLONE_VFORK;
     case __NR_clone3:
-      // struct clone_args starts with the flags; too short a struct is Linux's EINVAL.
-      if (run.gpr[DUNE_RSI] < CLONE_ARGS_SIZE_VER0) return 0;
+      // struct clone_args starts with the flags; of one that is too short, or not there, the
+      // call below says so.
+      if (run.gpr[DUNE_RSI] < CLONE_ARGS_SIZE_VER0 ||
+          !readable(run.gpr[DUNE_RDI], sizeof(uint64_t)))
+        return 0;
       return *reinterpret_cast<const uint64_t*>(run.gpr[DUNE_RDI]);
   }
   return run.gpr[DUNE_RDI];

@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <catch2/catch.hpp>
+#include <cerrno>
 #include <thread>
 
 #include "libdune/dune.hpp"
@@ -388,3 +389,15 @@ TEST_CASE("every signal reaches the handler of a thread that spins in its guest"
 }
 
 }  // namespace
+
+TEST_CASE("clone3 with arguments that are not there is EFAULT", "[threads]") {
+  CHECK(test::in_child([]() -> std::string {
+          if (!dune::enter()) return "cannot enter";
+          constexpr size_t kBytes = 88;  // CLONE_ARGS_SIZE_VER2
+          for (const long at : {0L, 4096L, 0x7fffffffff00L, -4096L}) {
+            if (syscall(SYS_clone3, at, kBytes) != -1 || errno != EFAULT) return "no EFAULT";
+            if (syscall(SYS_clone3, at, size_t{8}) != -1 || errno != EINVAL) return "no EINVAL";
+          }
+          return "";
+        }) == "");
+}
