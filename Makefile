@@ -30,7 +30,7 @@ JOBS := -j$(shell nproc)
 
 demo: ; @test/packages && $(MAKE) $(JOBS) programs $(B)/test/plugins/evil.so module-$(KERNEL) && test/demo/run
 check: ; @test/packages && $(MAKE) $(JOBS) build && test/check
-check-full: check ; @test/packages --full && test/check long && test/differential/run
+check-full: check ; @test/packages --full && test/check long && test/differential/run && test/libgc/run
 gc-demo: ; @test/packages && $(MAKE) $(JOBS) programs module-$(KERNEL) && test/gc-demo/run
 fuzz: ; @test/packages && $(MAKE) $(JOBS) tests && test/fuzz/run $(FUZZ_SECONDS)
 bench: ; @test/packages && $(MAKE) $(JOBS) programs $(B)/test/bench $(B)/test/plugins/good.so module-$(KERNEL) && test/bench/run
@@ -41,7 +41,7 @@ help:
 	@echo 'make demo       real programs in Dune mode (needs root only to install packages)'
 	@echo 'make gc-demo    a garbage collector with and without dirty bits: a table, and build/gc-demo.svg'
 	@echo 'make check      all tests, on both kernels; last line: N passed, N failed'
-	@echo 'make check-full that, and real programs natively and in Dune mode: build/differential.json'
+	@echo 'make check-full that, real programs natively and in Dune mode (build/differential.json), and the tests of libgc itself'
 	@echo 'make fuzz       each fuzzer for FUZZ_SECONDS (now: $(FUZZ_SECONDS)); make check runs them briefly'
 	@echo 'make bench      costs of the basic operations: a table, and build/bench.json'
 	@echo 'make build      everything below build/ (default)'
