@@ -98,27 +98,6 @@ void registers_to_run(const KernelRegisters& r, dune_run& run) {
   run.set = DUNE_SET_RIP | DUNE_SET_RSP | DUNE_SET_RFLAGS;
 }
 
-void registers_from_frame(const dune_tf& tf, KernelRegisters& r) {
-  r.r8 = tf.r8;
-  r.r9 = tf.r9;
-  r.r10 = tf.r10;
-  r.r11 = tf.r11;
-  r.r12 = tf.r12;
-  r.r13 = tf.r13;
-  r.r14 = tf.r14;
-  r.r15 = tf.r15;
-  r.rdi = tf.rdi;
-  r.rsi = tf.rsi;
-  r.rbp = tf.rbp;
-  r.rbx = tf.rbx;
-  r.rdx = tf.rdx;
-  r.rax = tf.rax;
-  r.rcx = tf.rcx;
-  r.rsp = tf.rsp;
-  r.rip = tf.rip;
-  r.rflags = tf.rflags;
-}
-
 // The guest is parked: asks the module where.  A trap's first and last instructions run
 // on an IST stack, where a signal frame would be in the way of the next trap; the guest
 // asks for its signal at the end of them (guest_entry.S).

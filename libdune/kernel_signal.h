@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "libdune/dune.h"
+
 namespace dune {
 
 constexpr int kSignals = 64;
@@ -62,6 +64,28 @@ struct KernelRegisters {
   uint64_t reserved[8];
 };
 static_assert(sizeof(KernelRegisters) == 256);
+
+// All but the segments and what is about a fault.
+inline void registers_from_frame(const dune_tf& tf, KernelRegisters& r) {
+  r.r8 = tf.r8;
+  r.r9 = tf.r9;
+  r.r10 = tf.r10;
+  r.r11 = tf.r11;
+  r.r12 = tf.r12;
+  r.r13 = tf.r13;
+  r.r14 = tf.r14;
+  r.r15 = tf.r15;
+  r.rdi = tf.rdi;
+  r.rsi = tf.rsi;
+  r.rbp = tf.rbp;
+  r.rbx = tf.rbx;
+  r.rdx = tf.rdx;
+  r.rax = tf.rax;
+  r.rcx = tf.rcx;
+  r.rsp = tf.rsp;
+  r.rip = tf.rip;
+  r.rflags = tf.rflags;
+}
 
 struct KernelContext {
   uint64_t flags;

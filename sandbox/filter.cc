@@ -19,59 +19,63 @@ namespace dune::sandbox {
 namespace {
 
 // What libdune and this library need whatever the policy says.
-constexpr const char* kRuntime[] = {
+constexpr unsigned kRuntime[] = {
     // RUN and SYNC go by lseek(2) where ioctl(2) is refused; ioctl: see below
-    "lseek",
+    __NR_lseek,
     // ring 3's memory, stacks and VCPU pages of new threads, page pools
-    "mmap", "munmap", "mprotect", "mremap", "madvise", "mincore", "brk", "memfd_create",
+    __NR_mmap, __NR_munmap, __NR_mprotect, __NR_mremap, __NR_madvise, __NR_mincore, __NR_brk,
+    __NR_memfd_create,
     // locks; waiting for threads and children
-    "futex", "sched_yield", "wait4", "waitid", "restart_syscall", "poll", "ppoll",
+    __NR_futex, __NR_sched_yield, __NR_wait4, __NR_waitid, __NR_restart_syscall, __NR_poll,
+    __NR_ppoll,
     // signals of the host, on their way in; kicks of other threads
-    "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "rt_sigtimedwait", "rt_sigsuspend",
-    "sigaltstack", "tgkill",
+    __NR_rt_sigaction, __NR_rt_sigprocmask, __NR_rt_sigreturn, __NR_rt_sigtimedwait,
+    __NR_rt_sigsuspend, __NR_sigaltstack, __NR_tgkill,
     // a thread or child of ring 3 is one of Linux; clone: see below
-    "set_tid_address", "set_robust_list", "rseq", "arch_prctl", "sched_getaffinity", "gettid",
-    "getpid", "exit", "exit_group", "membarrier",
+    __NR_set_tid_address, __NR_set_robust_list, __NR_rseq, __NR_arch_prctl, __NR_sched_getaffinity,
+    __NR_gettid, __NR_getpid, __NR_exit, __NR_exit_group, __NR_membarrier,
     // paths are resolved to descriptors of directories that are bound
-    "openat2", "openat", "newfstatat", "fstat", "fstatfs", "readlinkat", "faccessat2", "getdents64",
+    __NR_openat2, __NR_openat, __NR_newfstatat, __NR_fstat, __NR_fstatfs, __NR_readlinkat,
+    __NR_faccessat2, __NR_getdents64,
     // what kind of socket a descriptor is
-    "getsockopt",
+    __NR_getsockopt,
     // descriptors of the runtime; a fork child opens its own devices
-    "close", "close_range", "dup", "dup3", "fcntl", "read", "pread64", "write", "writev",
+    __NR_close, __NR_close_range, __NR_dup, __NR_dup3, __NR_fcntl, __NR_read, __NR_pread64,
+    __NR_write, __NR_writev,
     // deadlines and times
-    "clock_gettime", "clock_nanosleep", "timer_create", "timer_settime", "timer_delete",
-    "timerfd_create", "timerfd_settime", "eventfd2",
+    __NR_clock_gettime, __NR_clock_nanosleep, __NR_timer_create, __NR_timer_settime,
+    __NR_timer_delete, __NR_timerfd_create, __NR_timerfd_settime, __NR_eventfd2,
     // keys and canaries
-    "getrandom"};
+    __NR_getrandom};
 
 // Forms of one operation: a call of a line may be served by any of it.
-constexpr std::initializer_list<const char*> kForms[] = {
-    {"utime", "utimes", "futimesat", "utimensat"},
-    {"read", "readv", "pread64", "preadv", "preadv2"},
-    {"write", "writev", "pwrite64", "pwritev", "pwritev2"},
-    {"pipe", "pipe2"},
-    {"epoll_wait", "epoll_pwait", "epoll_pwait2"},
-    {"accept", "accept4"},
-    {"recvfrom", "recvmsg", "recvmmsg"},
-    {"sendto", "sendmsg", "sendmmsg"},
-    {"kill", "tkill", "tgkill"},
-    {"rt_sigqueueinfo", "rt_tgsigqueueinfo"},
-    {"alarm", "setitimer"},
-    {"signalfd", "signalfd4"},
+constexpr std::initializer_list<unsigned> kForms[] = {
+    {__NR_utime, __NR_utimes, __NR_futimesat, __NR_utimensat},
+    {__NR_read, __NR_readv, __NR_pread64, __NR_preadv, __NR_preadv2},
+    {__NR_write, __NR_writev, __NR_pwrite64, __NR_pwritev, __NR_pwritev2},
+    {__NR_pipe, __NR_pipe2},
+    {__NR_epoll_wait, __NR_epoll_pwait, __NR_epoll_pwait2},
+    {__NR_accept, __NR_accept4},
+    {__NR_recvfrom, __NR_recvmsg, __NR_recvmmsg},
+    {__NR_sendto, __NR_sendmsg, __NR_sendmmsg},
+    {__NR_kill, __NR_tkill, __NR_tgkill},
+    {__NR_rt_sigqueueinfo, __NR_rt_tgsigqueueinfo},
+    {__NR_alarm, __NR_setitimer},
+    {__NR_signalfd, __NR_signalfd4},
 };
 
 // Calls whose arguments of plain values, as a set of bits, are forwarded as they were judged,
 // but for the bits `changed`.
 struct Plain {
-  const char* call;  // as Linux gets it
+  unsigned call;  // as Linux gets it
   unsigned arguments;
   uint64_t changed;
 };
 constexpr Plain kPlain[] = {
-    {"socket", 1 << 0 | 1 << 2, 0},      // the type gets SOCK_CLOEXEC
-    {"socketpair", 1 << 0 | 1 << 2, 0},  // likewise
-    {"prctl", 1 << 0, 0},
-    {"mknodat", 1 << 2, 0777},  // umask
+    {__NR_socket, 1 << 0 | 1 << 2, 0},      // the type gets SOCK_CLOEXEC
+    {__NR_socketpair, 1 << 0 | 1 << 2, 0},  // likewise
+    {__NR_prctl, 1 << 0, 0},
+    {__NR_mknodat, 1 << 2, 0777},  // umask
 };
 
 constexpr uint64_t kInt = 0xffffffff;
@@ -80,13 +84,8 @@ constexpr uint64_t kNamespaces = 0x7e020000;  // CLONE_NEW* of clone(2)
 class RuleSet {
  public:
   void allow(unsigned number) { rules_[number] = {{}}; }
-  void allow(const char* name) {
-    if (const int number = call_number(name); number >= 0) allow(static_cast<unsigned>(number));
-  }
-  void allow_when(const char* name, std::vector<Comparison> when) {
-    const int number = call_number(name);
-    if (number < 0) return;
-    auto& rules = rules_[static_cast<unsigned>(number)];
+  void allow_when(unsigned number, std::vector<Comparison> when) {
+    auto& rules = rules_[number];
     if (when.empty()) rules = {{}};
     if (rules.empty() || !rules.front().empty()) rules.push_back(std::move(when));
   }
@@ -135,18 +134,13 @@ std::vector<Comparison> kept(const Plain& plain, const std::vector<Comparison>& 
 // What Linux gets for call `number`, where code decides on that: of a handler, forwarded()
 // says what it makes at most.
 void add_forms(RuleSet& set, unsigned number, How how) {
-  auto add = [&set, how](int form) {
-    const auto host = static_cast<unsigned>(form);
+  auto add = [&set, how](unsigned host) {
     if (how == How::kProcess || forwarded(host)) set.allow(host);
   };
-  add(static_cast<int>(number));
-  for (const auto& forms : kForms) {
-    const bool member = std::any_of(forms.begin(), forms.end(), [number](const char* form) {
-      return call_number(form) == static_cast<int>(number);
-    });
-    if (!member) continue;
-    for (const char* form : forms) add(call_number(form));
-  }
+  add(number);
+  for (const auto& forms : kForms)
+    if (std::find(forms.begin(), forms.end(), number) != forms.end())
+      for (const unsigned form : forms) add(form);
 }
 
 void add_policy(RuleSet& set, const Policy& policy, unsigned number) {
@@ -156,17 +150,15 @@ void add_policy(RuleSet& set, const Policy& policy, unsigned number) {
   if (row.how == How::kRefused && !forwarded(number)) return;
 
   const unsigned host = row.how == How::kForward ? row.host : number;
-  const char* name = call_name(host);
-  const auto plain = std::find_if(std::begin(kPlain), std::end(kPlain), [name](const Plain& p) {
-    return name && strcmp(p.call, name) == 0;
-  });
+  const auto plain = std::find_if(std::begin(kPlain), std::end(kPlain),
+                                  [host](const Plain& p) { return p.call == host; });
   if (plain != std::end(kPlain)) {
     // mknodat(2) has a directory in front of what mknod(2) has.
     const int shift = number == __NR_mknod ? 1 : 0;
-    for (const auto& when : all) set.allow_when(name, kept(*plain, when, shift));
+    for (const auto& when : all) set.allow_when(host, kept(*plain, when, shift));
   } else if (number == __NR_ioctl) {
     for (const uint32_t request : forwarded_requests())
-      set.allow_when("ioctl", {{1, Compare::kMaskedEq, kInt, request}});
+      set.allow_when(__NR_ioctl, {{1, Compare::kMaskedEq, kInt, request}});
   } else if (row.how == How::kForward) {
     set.allow(host);
   } else if (number == __NR_execve || number == __NR_execveat) {
@@ -221,12 +213,12 @@ int build(scmp_filter_ctx filter, const Policy& policy, const FilterOptions& opt
 std::vector<FilterRule> filter_rules(const Policy& policy, const FilterOptions& options) {
   RuleSet set;
   for (unsigned number = 0; number < kMaxCall; number++) add_policy(set, policy, number);
-  for (const char* name : kRuntime) set.allow(name);
-  set.allow_when("ioctl", {{1, Compare::kMaskedEq, 0xff00, DUNE_IOC_MAGIC << 8}});
+  for (const unsigned number : kRuntime) set.allow(number);
+  set.allow_when(__NR_ioctl, {{1, Compare::kMaskedEq, 0xff00, DUNE_IOC_MAGIC << 8}});
   // A fork child makes a VM of its own.
-  set.allow_when("ioctl", {{1, Compare::kMaskedEq, kInt, KVM_CREATE_VM}});
-  set.allow_when("clone", {{0, Compare::kMaskedEq, kNamespaces, 0}});
-  set.allow_when("prlimit64", {{0, Compare::kMaskedEq, kInt, 0}});
+  set.allow_when(__NR_ioctl, {{1, Compare::kMaskedEq, kInt, KVM_CREATE_VM}});
+  set.allow_when(__NR_clone, {{0, Compare::kMaskedEq, kNamespaces, 0}});
+  set.allow_when(__NR_prlimit64, {{0, Compare::kMaskedEq, kInt, 0}});
   for (unsigned number : options.calls) set.allow(number);
   return set.all();
 }

@@ -160,7 +160,7 @@ bool Guest::own_call(Task& base, dune_tf& frame) {
   auto& task = static_cast<GuestTask&>(base);
   task.frame = &frame;
   if (frame.rax == __NR_rt_sigreturn) {
-    if (!pop_frame(task, frame)) die(SIGSEGV);
+    if (!pop_frame(task, frame)) raise(task, bad_frame(), frame, {});
     if (task.attention & GuestTask::kStop) task.end({Ended::How::kReplaced});
     return true;
   }

@@ -129,6 +129,8 @@ class Guest final : public Process, private PageBudget {
   // A signal of ring 3's own making: its handler, or the end of the process.
   void raise(GuestTask& task, const KernelSigInfo& info, dune_tf& frame,
              const KernelRegisters& fault);
+  // What Linux raises where a frame cannot be built or read.
+  static KernelSigInfo bad_frame();
   KernelAction action_of(int signal);
   [[noreturn]] void die(int signal);
   // guest_frame.cc
@@ -146,8 +148,6 @@ class Guest final : public Process, private PageBudget {
   void release_words(GuestTask& task);
   void walk_robust_list(GuestTask& task);
   void wake_word(uint64_t at);
-  char* word(uint64_t at);
-  long futex(const Arguments& args);
 
   // guest_fork.cc
   long fork(GuestTask& task, uint64_t flags, uint64_t stack, uint64_t parent_tid,

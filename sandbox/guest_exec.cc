@@ -53,6 +53,17 @@ bool interpreter_of(int fd, std::string& path) {
   return true;
 }
 
+// What /proc/self/exe shows of a file without a name inside: as Linux for a memfd, which is
+// all that a program can execute without a name but what the host has given it.
+std::string nameless(int fd) {
+  const std::string link = "/proc/self/fd/" + std::to_string(fd);
+  char text[512];
+  const long bytes =
+      sys::call(__NR_readlinkat, AT_FDCWD, sys::arg(link.c_str()), sys::arg(text), sizeof(text));
+  const std::string shown(text, bytes > 0 ? static_cast<size_t>(bytes) : 0);
+  return shown.starts_with("/memfd:") ? shown : "/given (deleted)";
+}
+
 std::string joined(const std::vector<std::string>& words) {
   std::string all;
   for (const std::string& word : words) all.append(word.c_str(), word.size() + 1);
@@ -150,7 +161,8 @@ long Guest::execve(GuestTask& task, unsigned number, const Arguments& a, int pat
   if (number == __NR_execveat && image->path[0] != '/' && static_cast<int>(a[0]) != AT_FDCWD)
     image->path = "/dev/fd/" + std::to_string(static_cast<int>(a[0])) +
                   (image->path.empty() ? "" : "/" + image->path);
-  image->place = std::move(task.executing);
+  image->place = task.executing.empty() ? nameless(path_fd) : std::move(task.executing);
+  task.executing.clear();
 
   size_t room = stack_bytes_ / 4 - kPage;
   if (const long failed = read_strings(a[first + 1], image->arguments, room)) return failed;

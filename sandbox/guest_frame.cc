@@ -14,6 +14,7 @@
 #include <cstring>
 #include <vector>
 
+#include "libdune/offsets.h"
 #include "libdune/rings.h"
 #include "libdune/sys.h"
 #include "sandbox/guest.h"
@@ -39,30 +40,6 @@ uint64_t xcr0() {
 bool has_xsave(const VectorState& state) { return state.bytes > kFxsaveBytes; }
 size_t bytes_in_frame(const VectorState& state) {
   return has_xsave(state) ? state.bytes + sizeof(kFpMagic2) : state.bytes;
-}
-
-void registers_from(const dune_tf& tf, KernelRegisters& r) {
-  r.r8 = tf.r8;
-  r.r9 = tf.r9;
-  r.r10 = tf.r10;
-  r.r11 = tf.r11;
-  r.r12 = tf.r12;
-  r.r13 = tf.r13;
-  r.r14 = tf.r14;
-  r.r15 = tf.r15;
-  r.rdi = tf.rdi;
-  r.rsi = tf.rsi;
-  r.rbp = tf.rbp;
-  r.rbx = tf.rbx;
-  r.rdx = tf.rdx;
-  r.rax = tf.rax;
-  r.rcx = tf.rcx;
-  r.rsp = tf.rsp;
-  r.rip = tf.rip;
-  r.rflags = tf.rflags;
-  r.cs = 0x33;
-  r.gs = r.fs = 0;
-  r.ss = 0x2b;
 }
 
 void registers_to(const KernelRegisters& r, dune_tf& tf) {
@@ -184,7 +161,9 @@ bool Guest::push_frame(GuestTask& task, const KernelAction& action, const Kernel
   f.context.flags = (has_xsave(state) ? kUcFpXstate : 0) | kUcSigcontextSs | kUcStrictRestoreSs;
   f.context.stack = alternate;
   f.context.registers = fault;
-  registers_from(frame, f.context.registers);
+  registers_from_frame(frame, f.context.registers);
+  f.context.registers.cs = frame.cs;
+  f.context.registers.ss = frame.ss;
   f.context.registers.oldmask = mask;
   f.context.registers.fpstate = fp;
   f.context.mask = mask;
@@ -198,6 +177,8 @@ bool Guest::push_frame(GuestTask& task, const KernelAction& action, const Kernel
   frame.rdx = sp + offsetof(SignalFrame, context);
   frame.rcx = frame.rdx;  // a system call's frame has the fourth argument there
   frame.rax = 0;
+  frame.cs = USER_CS;  // it may have been 32-bit code
+  frame.ss = USER_SS;
   frame.rip = action.handler;
   frame.rsp = sp;
   frame.rflags &= ~(kRflagsDirection | kRflagsResume | kRflagsTrap);

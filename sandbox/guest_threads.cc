@@ -137,19 +137,9 @@ void Guest::release_words(GuestTask& task) {
   }
 }
 
-// Where the word lies for Linux.  It is found once, as one that may be written: a page that
-// is shared with a snapshot has been replaced by then, so all threads mean the same word.
-char* Guest::word(uint64_t at) {
-  if (at & 3) return nullptr;
-  own_memory().hold();
-  size_t room = 0;
-  char* word = own_memory().page(at, true, &room);
-  own_memory().release();
-  return word;
-}
-
 void Guest::wake_word(uint64_t at) {
-  if (char* w = word(at)) sys::call(__NR_futex, sys::arg(w), FUTEX_WAKE, 1);
+  const PinnedWord word = own_memory().pin_word(at);
+  if (word.at()) sys::call(__NR_futex, sys::arg(word.at()), FUTEX_WAKE, 1);
 }
 
 // Locks that their owner did not live to unlock: Documentation/locking/robust-futexes.
@@ -162,7 +152,8 @@ void Guest::walk_robust_list(GuestTask& task) {
   if (!task.robust_list || !own_memory().get(task.robust_list, head)) return;
   auto give_up = [&](uint64_t entry) {
     const uint64_t at = (entry & ~1ull) + static_cast<uint64_t>(head.offset);
-    auto* w = reinterpret_cast<std::atomic<uint32_t>*>(word(at));
+    const PinnedWord word = own_memory().pin_word(at);
+    auto* w = reinterpret_cast<std::atomic<uint32_t>*>(word.at());
     if (!w) return;
     uint32_t value = *w;
     do {
@@ -179,39 +170,6 @@ void Guest::walk_robust_list(GuestTask& task) {
     entry = next;
   }
   if (head.pending) give_up(head.pending);
-}
-
-long Guest::futex(const Arguments& a) {
-  const int op = static_cast<int>(a[1]) & FUTEX_CMD_MASK;
-  bool timed = false, second = false;
-  switch (op) {
-    case FUTEX_WAIT:
-    case FUTEX_WAIT_BITSET:
-    case FUTEX_LOCK_PI:
-    case FUTEX_LOCK_PI2: timed = true; break;
-    case FUTEX_WAKE:
-    case FUTEX_WAKE_BITSET:
-    case FUTEX_UNLOCK_PI:
-    case FUTEX_TRYLOCK_PI: break;
-    case FUTEX_REQUEUE:
-    case FUTEX_CMP_REQUEUE:
-    case FUTEX_CMP_REQUEUE_PI:
-    case FUTEX_WAKE_OP: second = true; break;
-    case FUTEX_WAIT_REQUEUE_PI: timed = second = true; break;
-    default: return -ENOSYS;
-  }
-  if ((a[0] & 3) || (second && (a[4] & 3))) return -EINVAL;
-  char* first = word(a[0]);
-  char* other = second ? word(a[4]) : nullptr;
-  if (!first || (second && !other)) return -EFAULT;
-  struct timespec time;
-  uint64_t fourth = a[3];
-  if (timed && fourth) {
-    if (!own_memory().get(fourth, time)) return -EFAULT;
-    fourth = reinterpret_cast<uint64_t>(&time);
-  }
-  return host_call(__NR_futex, reinterpret_cast<uint64_t>(first), a[1], a[2], fourth,
-                   reinterpret_cast<uint64_t>(other), a[5]);
 }
 
 }  // namespace dune::sandbox

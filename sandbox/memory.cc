@@ -273,42 +273,56 @@ char* Memory::page(uint64_t at, bool write, size_t* bytes) {
 // Leaves only; the pages stay.
 void Memory::unmap_leaves(uint64_t start, uint64_t end) {
   Batch batch(space_);
-  for (uint64_t at = start; at < end;) {
-    const uint64_t next = std::min(end, (at / Block::kBytes + 1) * Block::kBytes);
-    if (Block* b = block_if_any(at)) {
-      bool any = false;
-      for (uint64_t a = at; a < next; a += kPage) {
-        const unsigned i = index_of(a);
-        if (!bit(b->mapped, i)) continue;
-        any = true;
-        clear_bit(b->mapped, i);
-        if (bit(b->own, i)) set_bit(b->written, i);  // its dirty bit goes with the leaf
-      }
-      if (any) (void)space_.unmap(Gva(at), next - at, &batch);
+  each_block(blocks_, start, end, [&](Block& b, uint64_t from, uint64_t to) {
+    bool any = false;
+    for (uint64_t at = from; at < to; at += kPage) {
+      const unsigned i = index_of(at);
+      if (!bit(b.mapped, i)) continue;
+      any = true;
+      clear_bit(b.mapped, i);
+      if (bit(b.own, i)) set_bit(b.written, i);  // its dirty bit goes with the leaf
     }
-    at = next;
-  }
+    if (any) (void)space_.unmap(Gva(from), to - from, &batch);
+  });
 }
 
 void Memory::drop_pages(uint64_t start, uint64_t end) {
   unmap_leaves(start, end);
-  for (uint64_t at = start; at < end;) {
-    const uint64_t next = std::min(end, (at / Block::kBytes + 1) * Block::kBytes);
-    Block* b = block_if_any(at);
-    for (; b && at < next; at += kPage) {
+  each_block(blocks_, start, end, [&](Block& b, uint64_t from, uint64_t to) {
+    for (uint64_t at = from; at < to; at += kPage) {
       const unsigned i = index_of(at);
-      if (!b->pages[i]) continue;
-      Store::instance().put(b->pages[i]);
-      b->pages[i] = 0;
-      if (bit(b->own, i)) {
+      if (!b.pages[i]) continue;
+      Store::instance().put(b.pages[i]);
+      b.pages[i] = 0;
+      if (bit(b.own, i)) {
         own_pages_--;
         if (budget_) budget_->give(1);
       }
-      clear_bit(b->own, i);
-      clear_bit(b->written, i);
+      clear_bit(b.own, i);
+      clear_bit(b.written, i);
     }
-    at = next;
-  }
+  });
+}
+
+PinnedWord Memory::pin_word(uint64_t at) {
+  if (at & 3) return {};
+  const std::lock_guard locked(mutex_);
+  size_t room = 0;
+  uint64_t start = 0;
+  char* word = page(at, true, &room);
+  if (!word) return {};
+  Area* area = find(at, &start);
+  if (area->host) return {word, 0, area->host};
+  return {word, block_if_any(at)->pages[index_of(at)], nullptr};
+}
+
+PinnedWord::PinnedWord(char* at, Store::Page page, std::shared_ptr<HostMapping> host)
+    : at_(at), page_(page), host_(std::move(host)) {
+  if (page_) Store::instance().get(page_);
+}
+
+PinnedWord::~PinnedWord() {
+  if (page_) Store::instance().put(page_);
 }
 
 }  // namespace dune::sandbox

@@ -21,6 +21,7 @@
 #ifndef SANDBOX_MEMORY_H
 #define SANDBOX_MEMORY_H
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <map>
@@ -113,6 +114,45 @@ inline void set_bit(uint64_t* bits, unsigned i) { bits[i / 64] |= 1ull << (i % 6
 inline void clear_bit(uint64_t* bits, unsigned i) { bits[i / 64] &= ~(1ull << (i % 64)); }
 inline unsigned index_of(uint64_t at) { return static_cast<unsigned>(at / kPage % Block::kPages); }
 
+using Blocks = std::unordered_map<uint64_t, std::unique_ptr<Block>>;  // by address / kBytes
+
+// f(block, from, to) for each block, with its part of [start, end); the time it takes does
+// not grow with the range beyond what is there.
+template <class F>
+void each_block(const Blocks& blocks, uint64_t start, uint64_t end, F f) {
+  const auto part = [&](uint64_t key, Block& block) {
+    const uint64_t from = std::max(start, key * Block::kBytes);
+    const uint64_t to = std::min(end, (key + 1) * Block::kBytes);
+    if (from < to) f(block, from, to);
+  };
+  const uint64_t first = start / Block::kBytes, last = (end + Block::kBytes - 1) / Block::kBytes;
+  if (last - first > blocks.size()) {
+    for (const auto& [key, block] : blocks) part(key, *block);
+    return;
+  }
+  for (uint64_t key = first; key < last; key++) {
+    const auto found = blocks.find(key);
+    if (found != blocks.end()) part(key, *found->second);
+  }
+}
+
+// A word of ring 3's memory for Linux's futex(2): as long as this lives the page belongs to
+// nobody else, whatever ring 3 unmaps meanwhile.
+class PinnedWord {
+ public:
+  PinnedWord() = default;
+  PinnedWord(char* at, Store::Page page, std::shared_ptr<HostMapping> host);
+  ~PinnedWord();
+  PinnedWord(const PinnedWord&) = delete;
+  PinnedWord& operator=(const PinnedWord&) = delete;
+  char* at() const { return at_; }  // null: ring 3 could not write it, or it is not aligned
+
+ private:
+  char* at_ = nullptr;
+  Store::Page page_ = 0;
+  std::shared_ptr<HostMapping> host_;
+};
+
 // Frozen pages and areas.  Immutable.
 class Snapshot {
  public:
@@ -124,7 +164,7 @@ class Snapshot {
   friend class Memory;
   Areas areas_;
   uint64_t break_start_ = 0, break_ = 0;
-  std::unordered_map<uint64_t, std::unique_ptr<Block>> blocks_;
+  Blocks blocks_;
   uint64_t pages_ = 0;
 };
 
@@ -164,6 +204,9 @@ class Memory final : public UserMemory {
   Fault fault(uint64_t at, uint64_t error);
 
   char* page(uint64_t at, bool write, size_t* bytes) override;
+  // Found as a word that may be written: a page that is shared with a snapshot has been
+  // replaced by then, so all threads mean the same word.
+  PinnedWord pin_word(uint64_t at);
   void hold() override { mutex_.lock(); }
   void release() override { mutex_.unlock(); }
 
@@ -230,7 +273,7 @@ class Memory final : public UserMemory {
   std::map<std::pair<uint64_t, uint64_t>, std::weak_ptr<FileSource>> sources_;  // by device, inode
   bool areas_changed_ = false;  // since the snapshot
   uint64_t break_start_ = 0, break_ = 0;
-  std::unordered_map<uint64_t, std::unique_ptr<Block>> blocks_;
+  Blocks blocks_;
   std::vector<uint64_t> own_blocks_;  // keys of blocks with an own page
   std::shared_ptr<const Snapshot> from_;
   std::atomic<uint64_t> own_pages_{0};

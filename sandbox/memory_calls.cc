@@ -303,10 +303,14 @@ long Memory::mremap(uint64_t at, uint64_t old_bytes, uint64_t bytes, int flags, 
   std::vector<std::pair<uint64_t, Area>> taken;
   for (auto it = areas_.lower_bound(at); it != areas_.end() && it->first < at + moved; ++it)
     taken.emplace_back(it->first, it->second);
-  for (uint64_t a = at; a < at + moved; a += kPage) {
+  std::vector<uint64_t> pages;
+  each_block(blocks_, at, at + moved, [&](const Block& b, uint64_t start, uint64_t end) {
+    for (uint64_t a = start; a < end; a += kPage)
+      if (b.pages[index_of(a)]) pages.push_back(a);
+  });
+  for (const uint64_t a : pages) {
     Block* from = block_if_any(a);
     const unsigned i = index_of(a);
-    if (!from || !from->pages[i]) continue;
     const uint64_t there = to + (a - at);
     Block& b = *block(there);
     const unsigned j = index_of(there);

@@ -4,7 +4,6 @@
 #include <asm/prctl.h>
 #include <asm/unistd.h>
 #include <fcntl.h>
-#include <linux/futex.h>
 #include <signal.h>
 #include <time.h>
 #include <unistd.h>
@@ -242,33 +241,6 @@ void* Process::scratch(size_t bytes) {
   task.scratch_bytes += bytes;
   task.scratch.push_back(std::move(memory));
   return task.scratch.back().get();
-}
-
-// The word is found once, as one that may be written: a page that is shared with a snapshot
-// has been replaced by then, so all threads mean the same word.
-long Process::futex(const Arguments& a) {
-  const int op = static_cast<int>(a[1]) & FUTEX_CMD_MASK;
-  if (a[0] & 3) return -EINVAL;
-  memory_->hold();
-  size_t room = 0;
-  char* word = memory_->page(a[0], true, &room);
-  memory_->release();
-  if (!word) return -EFAULT;
-  const auto at = reinterpret_cast<uint64_t>(word);
-  struct timespec until = {};
-  uint64_t timeout = 0;
-  switch (op) {
-    case FUTEX_WAIT:
-    case FUTEX_WAIT_BITSET:
-      if (a[3]) {
-        if (!memory_->get(a[3], until)) return -EFAULT;
-        timeout = reinterpret_cast<uint64_t>(&until);
-      }
-      return host_call(__NR_futex, at, a[1], a[2], timeout, 0, a[5]);
-    case FUTEX_WAKE:
-    case FUTEX_WAKE_BITSET: return host_call(__NR_futex, at, a[1], a[2], 0, 0, a[5]);
-  }
-  return -ENOSYS;
 }
 
 long Process::process_call(unsigned number, const Arguments& a, int) {

@@ -125,6 +125,8 @@ class Process : public Environment {
   virtual bool own_call(Task& task, dune_tf& frame);
   // After any other; `number` is what ring 3 asked for, the result is in frame.rax.
   virtual void after_call(Task& task, uint64_t number, dune_tf& frame);
+  // futex.cc
+  long futex(const Arguments& args);
   // A trap that is no page fault which memory could resolve.  False: the end of ring 3, if
   // it is an exception.
   virtual bool own_trap(Task& task, const Ended& how, dune_tf& frame);
@@ -139,7 +141,6 @@ class Process : public Environment {
   static Task* task_of(const Ring3Context& context);  // null: another client's
   static void from_trap(uint8_t vector, uint64_t error, Gva address, dune_tf& frame, void* context);
   void trapped(Task& task, uint8_t vector, uint64_t error, Gva address, dune_tf& frame);
-  long futex(const Arguments& args);
 
   Options options_;
   const long pid_;  // no process but a Guest lives on in a fork child

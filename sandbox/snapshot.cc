@@ -30,17 +30,19 @@ void Memory::inherit() {
 
 void Memory::take_inherited(uint64_t start, uint64_t end) {
   if (!from_) return;
-  for (uint64_t at = start; at < end; at += kPage) {
-    uint64_t area_start = 0;
-    const Store::Page page = from_->page(at);
-    if (!page) continue;
-    const Area* area = find(at, &area_start);
-    if (!area || !area->inherited) continue;
-    Store::Page& mine = block(at)->pages[index_of(at)];
-    if (mine) continue;
-    Store::instance().get(page);
-    mine = page;
-  }
+  each_block(from_->blocks_, start, end, [this](const Block& b, uint64_t from, uint64_t to) {
+    for (uint64_t at = from; at < to; at += kPage) {
+      uint64_t area_start = 0;
+      const Store::Page page = b.pages[index_of(at)];
+      if (!page) continue;
+      const Area* area = find(at, &area_start);
+      if (!area || !area->inherited) continue;
+      Store::Page& mine = block(at)->pages[index_of(at)];
+      if (mine) continue;
+      Store::instance().get(page);
+      mine = page;
+    }
+  });
 }
 
 Result<std::shared_ptr<const Snapshot>> Memory::snapshot() {
