@@ -32,7 +32,10 @@ Family::~Family() {
 bool Family::reserve() {
   uint32_t now = shared_->tasks;
   do {
-    if (now >= shared_->most) return false;
+    if (now >= shared_->most) {
+      shared_->counts.tasks_over = true;
+      return false;
+    }
   } while (!shared_->tasks.compare_exchange_weak(now, now + 1));
   return true;
 }
@@ -85,6 +88,7 @@ void Family::drop_slot(int slot) {
 bool Family::take_pages(int slot, uint64_t pages) {
   if (shared_->pages.fetch_add(pages) + pages > shared_->most_pages) {
     shared_->pages -= pages;
+    shared_->counts.memory_over = true;
     return false;
   }
   shared_->slots[slot].pages += pages;

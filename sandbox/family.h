@@ -56,6 +56,7 @@ class Family {
   // Refused calls and such, of all processes.
   struct Counts {
     std::atomic<uint64_t> processes, threads, denied, signals, programs;
+    std::atomic<bool> tasks_over, memory_over;  // somebody was refused for want of them
   };
   Counts& counts() { return shared_->counts; }
 

@@ -77,8 +77,9 @@ Files::~Files() {
 
 Result<void> Files::start() {
   if (root_) return {};
-  const std::pair<const char*, const char*> mode[] = {{"mode", "0755"}};
-  store_ = detached("tmpfs", mode, 1);
+  const std::string room = std::to_string(room_);
+  const std::pair<const char*, const char*> options[] = {{"mode", "0755"}, {"size", room.c_str()}};
+  store_ = detached("tmpfs", options, room_ ? 2 : 1);
   if (!store_.ok()) {
     const char* parent = getenv("TMPDIR");
     std::string path = std::string(parent && *parent ? parent : "/tmp") + "/dune-sandbox-XXXXXX";

@@ -88,6 +88,11 @@ class Files {
   Files(const Files&) = delete;
   Files& operator=(const Files&) = delete;
 
+  // Bytes that the directories of the sandbox's own hold at most, all together; 0: as much as
+  // Linux gives.  Before the first one.  Without CAP_SYS_ADMIN they lie on disk, and it does
+  // not count.
+  void set_room(uint64_t bytes) { room_ = bytes; }
+
   // `at` is absolute.  Errors: the host's for `host_path`; ENOENT: there is nothing to put
   // it on; EPERM: a procfs.  A file can be bound as well as a directory.
   Result<void> bind(std::string_view at, const std::string& host_path, Access access);
@@ -149,6 +154,7 @@ class Files {
   HostFd store_;            // a directory or a detached tmpfs that holds our directories
   std::string store_path_;  // empty: needs no removal
   unsigned next_own_ = 0;
+  uint64_t room_ = 0;
   bool owner_ = true;
 
   mutable std::mutex lock_;  // of what follows

@@ -275,6 +275,13 @@ bool Guest::restarts(const GuestTask& task, uint64_t number, const dune_tf& fram
   return action_of(task.info.signal).flags & kSaRestart;
 }
 
+KernelSigInfo Guest::bad_frame() {
+  KernelSigInfo segv = {};
+  segv.signal = SIGSEGV;
+  segv.code = kSiKernel;
+  return segv;
+}
+
 void Guest::deliver(GuestTask& task, dune_tf& frame) {
   const KernelSigInfo info = task.info;
   const KernelAction action = action_of(info.signal);
@@ -294,10 +301,7 @@ void Guest::deliver(GuestTask& task, dune_tf& frame) {
   }
   if (!push_frame(task, action, info, back, {}, frame)) {
     if (info.signal == SIGSEGV) die(SIGSEGV);
-    KernelSigInfo segv = {};
-    segv.signal = SIGSEGV;
-    segv.code = kSiKernel;
-    return raise(task, segv, frame, {});
+    return raise(task, bad_frame(), frame, {});
   }
   family_.counts().signals++;
   task.mask_replaced = false;
@@ -333,7 +337,10 @@ void Guest::raise(GuestTask& task, const KernelSigInfo& info, dune_tf& frame,
 void Guest::fault(GuestTask& task, const Ended& how, dune_tf& frame) {
   KernelSigInfo info = {};
   KernelRegisters fault = {};
-  if (how.out_of_memory) die(SIGKILL);  // as Linux does beyond a control group's limit
+  if (how.out_of_memory) {
+    family_.counts().memory_over = true;
+    die(SIGKILL);  // as Linux does beyond a control group's limit
+  }
   info.signal = how.value;
   info.fields[0] = frame.rip;
   fault.trapno = how.vector;

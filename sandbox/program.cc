@@ -24,7 +24,7 @@
 namespace dune::sandbox {
 namespace {
 
-constexpr unsigned kMostTasks = 256;
+constexpr unsigned kUsualTasks = 256;
 constexpr uint64_t kNoLimit = 1ull << 46;
 constexpr int64_t kNano = 1'000'000'000;
 
@@ -332,11 +332,17 @@ Result<Ending> run_program(const ProgramOptions& options, std::string& why) {
   try {
     if (options.argv.empty()) return Error{EINVAL, "no program"};
     auto files = std::make_shared<Files>();
+    if (options.memory) files->set_room(options.memory);
     auto built = build_files(options, *files, why);
     if (!built) return built.error();
-    auto family = Family::create(kMostTasks, (options.memory ? options.memory : kNoLimit) / kPage);
+    auto family = Family::create(options.tasks ? static_cast<unsigned>(options.tasks) : kUsualTasks,
+                                 (options.memory ? options.memory : kNoLimit) / kPage);
     if (!family) return family.error();
     auto ending = Supervisor(options, **family).run({options, std::move(files), **family}, why);
+    if (ending) {
+      ending->tasks_over = (*family)->counts().tasks_over;
+      ending->memory_over = (*family)->counts().memory_over;
+    }
     if (options.stats && ending) print_stats((*family)->counts());
     return ending;
   } catch (const std::bad_alloc&) {

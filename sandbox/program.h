@@ -22,6 +22,7 @@
 
 #include "libdune/result.h"
 #include "sandbox/calls.h"
+#include "sandbox/family.h"
 #include "sandbox/policy.h"
 
 namespace dune::sandbox {
@@ -55,6 +56,8 @@ enum class Network : uint8_t {
   kNone,
 };
 
+constexpr unsigned kMostTasks = Family::kMost;
+
 struct ProgramOptions {
   // argv[0] without a slash is looked for in the PATH of `environment`, in the program's
   // tree.  Precondition: not empty.
@@ -68,7 +71,10 @@ struct ProgramOptions {
   Network network = Network::kHost;
   std::vector<Endpoint> connect;
 
-  uint64_t memory = 0;       // bytes, all processes together, a copy by fork in full; 0: no limit
+  // Bytes, of all processes together, a copy by fork in full; as many again for the files in
+  // directories of its own.  0: no limit.
+  uint64_t memory = 0;
+  uint64_t tasks = 0;        // threads of all processes together, at most kMostTasks; 0: 256
   uint64_t nanoseconds = 0;  // of wall-clock time, then all of it is killed; 0: no limit
 
   bool die_with_parent = false;  // SIGKILL when the caller's parent ends
@@ -92,6 +98,8 @@ struct Ending {
   };
   How how = How::kExited;
   int value = 0;
+  bool tasks_over = false;   // a thread or process was refused: there were `tasks` already
+  bool memory_over = false;  // a process was killed or not forked: `memory` was used up
 };
 
 // Runs until the first process has ended and the others are killed.  An error, or kNotFound

@@ -7,7 +7,7 @@ __dune_sandbox_values() {
 	case $1 in
 	--bind | --ro-bind | --bind-try | --ro-bind-try | --symlink | --setenv) echo 2 ;;
 	--tmpfs | --dev | --proc | --dir | --unsetenv | --chdir) echo 1 ;;
-	--seccomp | --memory | --timeout | --allow-connect | --learn) echo 1 ;;
+	--seccomp | --memory | --tasks | --timeout | --allow-connect | --learn) echo 1 ;;
 	--clearenv | --unshare-net | --die-with-parent | --new-session | --log-denied) echo 0 ;;
 	--explain | --stats | --help | --version) echo 0 ;;
 	*) echo 3 ;;
@@ -51,12 +51,12 @@ _dune_sandbox() {
 	--setenv | --unsetenv)
 		[ $place = 1 ] && mapfile -t COMPREPLY < <(compgen -v -- "$current")
 		;;
-	--memory | --timeout | --allow-connect) ;;
+	--memory | --tasks | --timeout | --allow-connect) ;;
 	*)
 		if [[ $current == -* ]]; then
 			mapfile -t COMPREPLY < <(compgen -W '--bind --ro-bind --bind-try --ro-bind-try
 				--tmpfs --dev --proc --dir --symlink --chdir --setenv --unsetenv --clearenv
-				--seccomp --unshare-net --allow-connect --memory --timeout --die-with-parent
+				--seccomp --unshare-net --allow-connect --memory --tasks --timeout --die-with-parent
 				--new-session --log-denied --learn --explain --stats --help --version' -- "$current")
 		else
 			mapfile -t COMPREPLY < <(compgen -c -- "$current")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 $(B)/dune-sandbox.needs := $(B)/libdune-sandbox.a
-$(B)/dune-sandbox.libs := $(sandbox.libs)
+# It starts often: symbols of the C++ library need no look-up each time.
+$(B)/dune-sandbox.libs := $(sandbox.libs) -static-libstdc++ -static-libgcc
 
 unit.sources += $(addprefix apps/dune-sandbox/,settings.cc values.cc hint.cc resolve.cc)
 

@@ -108,6 +108,9 @@ int run(Settings& settings) {
   if (ending.value().how == Ending::How::kNotExecutable) return fail(why, status);
   if (ending.value().how == Ending::How::kTimedOut)
     fputs("dune-sandbox: --timeout is over; the program was killed\n", stderr);
+  if (ending.value().memory_over) fputs("dune-sandbox: memory was used up; see --memory\n", stderr);
+  if (ending.value().tasks_over)
+    fputs("dune-sandbox: no more threads and processes were allowed; see --tasks\n", stderr);
   return learner ? finish_learning(*learner, settings.learn, status) : status;
 }
 

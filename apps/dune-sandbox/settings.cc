@@ -44,6 +44,7 @@ const char kHelp[] =
     "  --allow-connect HOST:PORT\n"
     "                          no network but this; may be repeated\n"
     "  --memory SIZE           bytes, or with K, M, G\n"
+    "  --tasks N               threads and processes at once, 256 if not said\n"
     "  --timeout SECONDS       then it is killed; a fraction is fine\n"
     "  --die-with-parent       killed when the parent of dune-sandbox ends\n"
     "  --new-session           without the terminal\n"
@@ -82,6 +83,7 @@ enum Id : int {
   kNewSession,
   kSeccomp,
   kMemory,
+  kTasks,
   kTimeout,
   kAllowConnect,
   kLogDenied,
@@ -110,6 +112,7 @@ constexpr option kOptions[] = {{"bind", required_argument, nullptr, kBind},
                                {"new-session", no_argument, nullptr, kNewSession},
                                {"seccomp", required_argument, nullptr, kSeccomp},
                                {"memory", required_argument, nullptr, kMemory},
+                               {"tasks", required_argument, nullptr, kTasks},
                                {"timeout", required_argument, nullptr, kTimeout},
                                {"allow-connect", required_argument, nullptr, kAllowConnect},
                                {"log-denied", no_argument, nullptr, kLogDenied},
@@ -204,6 +207,7 @@ class Reader {
       case kSeccomp: return once(settings_.seccomp, false);
       case kLearn: return once(settings_.learn, false);
       case kMemory: return memory();
+      case kTasks: return tasks();
       case kTimeout: return timeout();
       case kAllowConnect: return allow_connect();
       case kUnshareNet: program.network = Network::kNone; break;
@@ -299,6 +303,13 @@ class Reader {
     if (*bytes < kLeastMemory)
       return wrong(quoted(optarg) + " is too little for any program; at least 1M");
     return once(settings_.program.memory, *bytes);
+  }
+  bool tasks() {
+    const auto number = read_size(optarg);
+    if (!number || !*number || *number > dune::sandbox::kMostTasks)
+      return wrong(quoted(optarg) + " is no number from 1 to " +
+                   std::to_string(dune::sandbox::kMostTasks));
+    return once(settings_.program.tasks, *number);
   }
   bool timeout() {
     const auto nanoseconds = read_seconds(optarg);

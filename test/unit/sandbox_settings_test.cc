@@ -63,6 +63,8 @@ TEST_CASE("settings: everything at once") {
                            "/w",
                            "--memory",
                            "64M",
+                           "--tasks",
+                           "100",
                            "--timeout",
                            "0.25",
                            "--die-with-parent",
@@ -98,6 +100,7 @@ TEST_CASE("settings: everything at once") {
   CHECK(p.mounts[6].source == "usr/bin");
   CHECK(p.directory == "/w");
   CHECK(p.memory == 64 << 20);
+  CHECK(p.tasks == 100);
   CHECK(p.nanoseconds == 250'000'000);
   CHECK(p.die_with_parent);
   CHECK(p.new_session);
@@ -168,6 +171,9 @@ TEST_CASE("settings: one line says what is wrong and what to do") {
         "--memory: 'lots' is no size; write it as 65536K, 64M or 2G");
   CHECK(bad({"--memory", "1000", "x"}) ==
         "--memory: '1000' is too little for any program; at least 1M");
+  for (const char* number : {"0", "1025", "-1", "many"})
+    CHECK(bad({"--tasks", number, "x"}) ==
+          "--tasks: '" + std::string(number) + "' is no number from 1 to 1024");
   CHECK(bad({"--timeout", "0", "x"}) ==
         "--timeout: '0' is no time; write seconds above 0, as 10 or 0.5");
   CHECK(bad({"--allow-connect", "example.org", "x"})
