@@ -11,6 +11,7 @@
 #   test/guest/*.cc, *.S        build/test/guest: Catch2, runs in the machine
 #   test/guest/programs/*.cc    build/test/NAME: one program each; runs in the machine, natively and by
 #                               dune-run, with the same output
+#   test/attacks/*.cc           build/test/attacks: what a hostile program does in dune-sandbox
 #   test/plugins/*.c            build/test/plugins/NAME.so: what tests put into a sandbox
 #   test/bench/*.cc             build/test/bench: runs in the machine
 #
@@ -115,6 +116,7 @@ $(foreach source,$(PROGRAMS),\
 	$(eval $(call program,tests,$(B)/test/$(basename $(notdir $(source))),$(call objects,$(source)))))
 $(B)/test/asan.libs += -fsanitize=address
 test/guest/programs/asan.cc.flags := -fsanitize=address
+$(eval $(call program,tests,$(B)/test/attacks,$(call objects,$(call sources,test/attacks))))
 $(B)/test/bench.needs := $(B)/libdune-gc.a $(B)/libdune-sandbox.a
 $(B)/test/bench.libs += $(sandbox.libs) $(gc.libs) -lgc -lexpat
 BENCH := $(call objects,$(call sources,test/bench))
