@@ -41,7 +41,7 @@ help:
 	@echo 'make demo       real programs in Dune mode (needs root only to install packages)'
 	@echo 'make gc-demo    a garbage collector with and without dirty bits: a table, and build/gc-demo.svg'
 	@echo 'make check      all tests, on both kernels; last line: N passed, N failed'
-	@echo 'make check-full that, real programs natively and in Dune mode (build/differential.json), and the tests of libgc itself'
+	@echo 'make check-full that, real programs natively, in Dune mode and in the sandbox (build/differential.json), and the tests of libgc itself'
 	@echo 'make fuzz       each fuzzer for FUZZ_SECONDS (now: $(FUZZ_SECONDS)); make check runs them briefly'
 	@echo 'make bench      costs of the basic operations: a table, and build/bench.json'
 	@echo 'make build      everything below build/ (default)'

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# sandbox
 # quick
 . "${0%/*}/../prologue"
 declare -A capital=([fr]=Paris [de]=Berlin [it]=Rom)

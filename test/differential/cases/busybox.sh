@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# sandbox
 # needs: busybox
 . "${0%/*}/../prologue"
 busybox seq 1 300 > n

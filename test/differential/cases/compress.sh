@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# sandbox
 # needs: xz gzip zstd bzip2 seq tar
 . "${0%/*}/../prologue"
 for i in $(seq 1 4000); do echo "line $((i * 48271 % 2147483647)) of some text"; done > data

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# sandbox
 # needs: seq sort uniq wc head tail cut tr od base64 split join paste comm tee dd touch ln readlink date expr factor nl tac numfmt timeout cp mv ls chmod stat mkdir rmdir basename dirname env fold tsort cksum md5sum truncate cat mktemp rm find sha256sum sleep
 . "${0%/*}/../prologue"
 seq 1 500 > n

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# sandbox
 # quick
 # needs: dash
 . "${0%/*}/../prologue"

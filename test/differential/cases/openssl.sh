@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# sandbox
 # needs: openssl /etc/ssl/openssl.cnf seq
 . "${0%/*}/../prologue"
 seq 1 5000 > d

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# sandbox
 # needs: perl /usr/share/perl /usr/lib/x86_64-linux-gnu/perl-base /usr/share/perl5
 . "${0%/*}/../prologue"
 perl -e 'my %h; $h{$_ % 7} += $_ for 1..20000; print "$_ $h{$_}\n" for sort keys %h'

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# sandbox
 # needs: sqlite3 seq
 . "${0%/*}/../prologue"
 {

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# sandbox
 # quick
 # needs: grep sed gawk seq
 . "${0%/*}/../prologue"
