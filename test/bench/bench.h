@@ -23,7 +23,7 @@ bool in_ns();
 // What a measurement found, for one operation.
 struct Cost {
   double ticks = 0;
-  double exits = 0;  // VM exits of any reason but the timer's and other interrupts
+  double exits = 0;  // VM exits of any reason but the timer's and other interrupts; NaN: unknown
 };
 
 // Times `op`, which does the operation `count` times, with `prepare` before it and not

@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -56,7 +57,7 @@ Run run(const char* mode, const char* workload, const char* options = "") {
 // adapter, and as NAME_gc_dirty by dune-run.
 void total(const char* workload) {
   const Run dune = run("dune", workload), served = run("gc-dirty", workload);
-  bench::Cost best, ours = {dune.total, dune.exits}, served_cost = {served.total, 0};
+  bench::Cost best, ours = {dune.total, dune.exits}, served_cost = {served.total, NAN};
   for (const char* mode : {"full", "mprotect", "softdirty"}) {
     const Run r = run(mode, workload);
     if (r.sum != dune.sum || r.sum != served.sum) {
@@ -78,7 +79,7 @@ bench::Row xml("xml", [] { total("xml"); });
 void longest_pause() {
   const Run full = run("full", "linked_list");
   const Run dune = run("dune", "linked_list", "--limit 500000");
-  const bench::Cost native = {full.longest, 0}, ours = {dune.longest, 0};
+  const bench::Cost native = {full.longest, 0}, ours = {dune.longest, NAN};
   bench::report("linked_list_longest_pause", &native, &ours);
 }
 bench::Row pause("linked_list_longest_pause", longest_pause);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 #include <x86intrin.h>
 
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -88,7 +89,7 @@ void report(const char* name, const Cost* native, const Cost* dune, const char* 
   };
   std::printf("{\"name\": \"%s\", \"native\": %s, \"dune\": %s, \"exits_per_op\": %s", name,
               field(native ? &native->ticks : nullptr), field(dune ? &dune->ticks : nullptr),
-              field(dune && !unit ? &dune->exits : nullptr));
+              field(dune && !unit && !std::isnan(dune->exits) ? &dune->exits : nullptr));
   if (unit) std::printf(", \"unit\": \"%s\"", unit);
   std::printf("}\n");
   std::fflush(stdout);
