@@ -177,8 +177,8 @@ Result<Store::Page> Memory::obtain(const Area& area, uint64_t start, uint64_t at
   if ((own_pages_ + 1 + (from_ ? from_->pages_ : 0)) * kPage > limit_)
     return Error{ENOMEM, "the sandbox's memory limit"};
 
-  const bool first = !std::any_of(b.own, b.own + 8, [](uint64_t w) { return w != 0; });
-  if (first) own_blocks_.push_back(at / Block::kBytes);
+  const bool first = !b.has_own();
+  if (first) add_own_block(at / Block::kBytes);
   Result<Store::Page> made = Error{ENOMEM, "the memory limit of all processes"};
   if (!budget_ || budget_->take()) {
     made = page ? store.copy(store.data(page)) : fresh(area, start, at);
@@ -323,6 +323,39 @@ PinnedWord::PinnedWord(char* at, Store::Page page, std::shared_ptr<HostMapping> 
 
 PinnedWord::~PinnedWord() {
   if (page_) Store::instance().put(page_);
+}
+
+bool Block::empty() const {
+  const auto none = [](uint64_t w) { return w == 0; };
+  return std::all_of(mapped, mapped + 8, none) &&
+         std::all_of(pages, pages + kPages, [](Store::Page p) { return p == 0; });
+}
+
+void Memory::free_empty_blocks(uint64_t start, uint64_t end) {
+  const uint64_t first = start / Block::kBytes, last = (end + Block::kBytes - 1) / Block::kBytes;
+  if (last - first > blocks_.size()) {
+    std::erase_if(blocks_, [&](const auto& block) {
+      return block.first >= first && block.first < last && block.second->empty();
+    });
+    return;
+  }
+  for (uint64_t key = first; key < last; key++) {
+    const auto found = blocks_.find(key);
+    if (found != blocks_.end() && found->second->empty()) blocks_.erase(found);
+  }
+}
+
+// A block may come and go many times.
+void Memory::add_own_block(uint64_t key) {
+  if (own_blocks_.size() > 2 * blocks_.size() + 64) {
+    std::sort(own_blocks_.begin(), own_blocks_.end());
+    own_blocks_.erase(std::unique(own_blocks_.begin(), own_blocks_.end()), own_blocks_.end());
+    std::erase_if(own_blocks_, [this](uint64_t k) {
+      const Block* b = block_if_any(k * Block::kBytes);
+      return !b || !b->has_own();
+    });
+  }
+  own_blocks_.push_back(key);
 }
 
 }  // namespace dune::sandbox

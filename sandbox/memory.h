@@ -107,6 +107,11 @@ struct Block {
   uint64_t own[8] = {};      // not shared with a snapshot; ring 3 may write them
   uint64_t written[8] = {};  // by ring 0, or before their dirty bit was dropped
   uint64_t mapped[8] = {};   // has a leaf in the page table
+
+  bool has_own() const {
+    return std::any_of(own, own + 8, [](uint64_t w) { return w != 0; });
+  }
+  bool empty() const;
 };
 
 inline bool bit(const uint64_t* bits, unsigned i) { return bits[i / 64] >> (i % 64) & 1; }
@@ -252,6 +257,9 @@ class Memory final : public UserMemory {
   // Gives [start, end) the pages of the snapshot that show through there.
   void take_inherited(uint64_t start, uint64_t end);
   void drop_pages(uint64_t start, uint64_t end);
+  // Of memory that is gone: what says which page lies where.
+  void free_empty_blocks(uint64_t start, uint64_t end);
+  void add_own_block(uint64_t key);
   void drop_all();
   void unmap_leaves(uint64_t start, uint64_t end);
   Block* block(uint64_t at);
@@ -274,7 +282,7 @@ class Memory final : public UserMemory {
   bool areas_changed_ = false;  // since the snapshot
   uint64_t break_start_ = 0, break_ = 0;
   Blocks blocks_;
-  std::vector<uint64_t> own_blocks_;  // keys of blocks with an own page
+  std::vector<uint64_t> own_blocks_;  // keys of blocks with an own page; perhaps some more
   std::shared_ptr<const Snapshot> from_;
   std::atomic<uint64_t> own_pages_{0};
   uint64_t limit_;

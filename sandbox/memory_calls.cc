@@ -96,6 +96,7 @@ void Memory::remove(uint64_t start, uint64_t end) {
   split_at(end);
   areas_.erase(areas_.lower_bound(start), areas_.lower_bound(end));
   drop_pages(start, end);
+  free_empty_blocks(start, end);
   areas_changed_ = true;
 }
 
@@ -315,8 +316,7 @@ long Memory::mremap(uint64_t at, uint64_t old_bytes, uint64_t bytes, int flags, 
     Block& b = *block(there);
     const unsigned j = index_of(there);
     if (bit(from->own, i)) {
-      if (!std::any_of(b.own, b.own + 8, [](uint64_t w) { return w != 0; }))
-        own_blocks_.push_back(there / Block::kBytes);
+      if (!b.has_own()) add_own_block(there / Block::kBytes);
       set_bit(b.own, j);
     }
     if (bit(from->written, i)) set_bit(b.written, j);

@@ -119,18 +119,20 @@ Result<void> Memory::reset() {
   if (!from_) return Error{EINVAL, "no snapshot was taken"};
   if (areas_changed_) {
     for (const auto& [start, area] : areas_) {
-      if (!area.inherited)
+      if (!area.inherited) {
         drop_pages(start, area.end);
-      else if (area.reprotected)
+        free_empty_blocks(start, area.end);
+      } else if (area.reprotected) {
         unmap_leaves(start, area.end);
+      }
     }
     inherit();
   }
   size_t kept = 0;
   for (const uint64_t key : own_blocks_) {
-    Block& b = *blocks_[key];
-    if (!std::any_of(b.own, b.own + 8, [](uint64_t w) { return w != 0; })) continue;
-    restore(key, b);
+    Block* b = block_if_any(key * Block::kBytes);
+    if (!b || !b->has_own()) continue;
+    restore(key, *b);
     own_blocks_[kept++] = key;
   }
   own_blocks_.resize(kept);
@@ -141,9 +143,9 @@ void Memory::trim() {
   std::lock_guard locked(mutex_);
   if (!from_) return;
   for (const uint64_t key : own_blocks_) {
-    Block& b = *blocks_[key];
-    for (unsigned i = 0; i < Block::kPages; i++)
-      if (bit(b.own, i))
+    const Block* b = block_if_any(key * Block::kBytes);
+    for (unsigned i = 0; b && i < Block::kPages; i++)
+      if (bit(b->own, i))
         drop_pages(key * Block::kBytes + i * kPage, key * Block::kBytes + (i + 1) * kPage);
   }
   own_blocks_.clear();

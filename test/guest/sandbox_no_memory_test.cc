@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The host program's heap is exhausted while a plugin runs: an error of the call.
-#include <unistd.h>
+// The host program's heap: what a plugin has given back is not left there; when it is
+// exhausted while a plugin runs, that is an error of the call.
+#include <malloc.h>
 
 #include <cerrno>
 #include <cstdlib>
@@ -13,19 +14,11 @@
 #include "libdune/dune.hpp"
 #include "sandbox/memory.h"
 #include "sandbox/plugin.h"
+#include "test/guest/plugin_files.h"
 
 namespace {
 
 size_t refused_size;  // operator new has no memory of just this size
-
-std::string good_plugin() {
-  char self[4096];
-  const ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-  REQUIRE(n > 0);
-  self[n] = 0;
-  const std::string path(self);
-  return path.substr(0, path.rfind('/')) + "/plugins/good.so";
-}
 
 }  // namespace
 
@@ -41,7 +34,7 @@ TEST_CASE("sandbox: a page fault of ring 3 for which the host has no memory ends
           "[once]") {
   REQUIRE(dune::enter().ok());
   std::string why;
-  auto plugin = dune::sandbox::Plugin::load(good_plugin(), {}, why);
+  auto plugin = dune::sandbox::Plugin::load(library("good"), {}, why);
   INFO(why);
   REQUIRE(plugin.ok());
   REQUIRE(plugin->snapshot().ok());
@@ -55,4 +48,26 @@ TEST_CASE("sandbox: a page fault of ring 3 for which the host has no memory ends
 
   REQUIRE(plugin->reset().ok());
   CHECK(touch(kPages));
+}
+
+TEST_CASE("sandbox: memory that a plugin has given back costs the host nothing", "[once]") {
+  REQUIRE(dune::enter().ok());
+  std::string why;
+  auto plugin = dune::sandbox::Plugin::load(library("good"), {}, why);
+  INFO(why);
+  REQUIRE(plugin.ok());
+  auto scatter = plugin->function<long(long)>("scatter");
+
+  constexpr long kRanges = 2000;
+  REQUIRE(*scatter(1) == 0);
+  const size_t most = mallinfo2().uordblks + kRanges / 4 * sizeof(dune::sandbox::Block);
+  for (int round = 0; round < 3; round++) REQUIRE(*scatter(kRanges) == 0);
+  CHECK(mallinfo2().uordblks < most);
+
+  REQUIRE(plugin->snapshot().ok());
+  for (int round = 0; round < 3; round++) {
+    REQUIRE(*scatter(kRanges) == 0);
+    REQUIRE(plugin->reset().ok());
+  }
+  CHECK(mallinfo2().uordblks < most);
 }

@@ -150,6 +150,18 @@ long map_and_unmap(long n) {
   }
   return 0;
 }
+// Writes one page of each of `n` times 2 MiB, and unmaps it.
+long scatter(long n) {
+  char* room = mmap(0, (size_t)n << 21, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (room == MAP_FAILED) return -1;
+  for (long i = 0; i < n; i++) {
+    char* at = room + ((size_t)i << 21);
+    if (mprotect(at, 4096, PROT_READ | PROT_WRITE)) return -1;
+    *at = 1;
+    if (munmap(at, 1 << 21)) return -1;
+  }
+  return 0;
+}
 long now(void) {
   struct timespec t;
   return clock_gettime(CLOCK_MONOTONIC, &t) ? -errno : t.tv_sec;

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# sandbox
 # needs: redis-check-rdb redis-cli redis-benchmark seq grep uniq ln cut
 . "${0%/*}/../prologue"
 ln -s "$(command -v redis-check-rdb)" redis-server  # one program with several names
