@@ -58,7 +58,7 @@ TEST_CASE("sandbox: memory that a plugin has given back costs the host nothing",
   REQUIRE(plugin.ok());
   auto scatter = plugin->function<long(long)>("scatter");
 
-  constexpr long kRanges = 2000;
+  constexpr long kRanges = 200;
   REQUIRE(*scatter(1) == 0);
   const size_t most = mallinfo2().uordblks + kRanges / 4 * sizeof(dune::sandbox::Block);
   for (int round = 0; round < 3; round++) REQUIRE(*scatter(kRanges) == 0);

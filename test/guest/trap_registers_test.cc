@@ -64,9 +64,15 @@ TEST_CASE("every register survives a page fault and an interrupt", "[registers][
     (void)set_timer(200'000, 60);
   });
   on_trap(60, [](dune_tf&, void*) {
+    // It may strike before the write that faulted is made again.
+    if (*test::test_wait_word) {
+      (void)set_timer(200'000, 60);
+      return;
+    }
     do_everything();
     *test::test_wait_word = 1;
   });
+  *test::test_wait_word = 1;
   std::mt19937_64 rng(7);
   for (int i = 0; i < 30; i++) {
     protect(page);
