@@ -141,7 +141,7 @@ void wait_until_gone() {
 
 }  // namespace
 
-TEST_CASE("200 Dune processes killed at random moments leave nothing", "[kill][240s]") {
+TEST_CASE("200 Dune processes killed at random moments leave nothing", "[kill][240s][once][smp]") {
   if (references() != 0) {
     WARN("skipped: the module is in use by others, or cannot be unloaded");
     return;

@@ -83,7 +83,7 @@ std::string refusal(uid_t user = 0) {
 
 }  // namespace
 
-TEST_CASE("100 times: load, run, unload", "[module][120s]") {
+TEST_CASE("100 times: load, run, unload", "[module][120s][once]") {
   if (!can_cycle()) return;
   const std::string how = parameters();
   for (int i = 0; i < 100; i++) {
@@ -177,7 +177,7 @@ TEST_CASE("who cannot enter is told why, and what to do about it", "[module]") {
   CHECK(refusal() == "entered");
 }
 
-TEST_CASE("without KVM: ENODEV, and all is well when it comes back", "[module]") {
+TEST_CASE("without KVM: ENODEV, and all is well when it comes back", "[module][once]") {
   if (!can_cycle()) return;
   const std::string how = parameters();
   REQUIRE(unload_when_free("kvm_intel") == 0);

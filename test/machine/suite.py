@@ -79,7 +79,7 @@ def _comparisons():
     lines += [f"@add {path}" for path in sorted((BUILD / "test/plugins").glob("*.so"))]
     lines += [f"@add {name}" for name in dict.fromkeys(needs)]
     lines.append(f"@add {_CASES.parent / 'prologue'}")
-    lines.append(shlex.join(["differential:", "timeout=300", *compare, *map(str, quick)]))
+    lines.append(shlex.join(["differential:", ONCE, "timeout=300", *compare, *map(str, quick)]))
     return lines
 
 
