@@ -97,7 +97,10 @@ int call_parsed(dune_plugin& plugin, dune_remote function, const abi::Signature&
   }
   for (const abi::Type& type : signature.arguments)
     registers.add(type.classes, type.load(*arguments++).data(), type.words(), type.alignment);
-  if (auto failed = plugin.call_raw(function, registers)) return report(error, *failed, plugin);
+  if (auto failed = plugin.call_raw(function, registers)) {
+    if (r.classes.memory) plugin.release(room);
+    return report(error, *failed, plugin);
+  }
   if (r.classes.memory) {
     const bool read = !result || plugin.read(room.at, result, r.bytes);
     plugin.release(room);

@@ -230,8 +230,10 @@ CallResult<R> Function<R(A...)>::operator()(A... arguments) const {
     registers.add(room);
   }
   (registers.add(arguments), ...);
-  if (CallError* error = plugin_->try_call(at_, registers))
+  if (CallError* error = plugin_->try_call(at_, registers)) {
+    if constexpr (kHidden) plugin_->release(room);
     return std::unique_ptr<CallError>(error);
+  }
   if constexpr (kHidden) {
     R value;
     const bool read = plugin_->read(room.at, &value, sizeof(R));

@@ -37,6 +37,10 @@ struct Plan {
 };
 Cost measure(const Plan& plan);
 
+// A byte to a child and one back by pipes: two switches, and the smallest call into another
+// process.
+Cost pipe_round_trip();
+
 // VM exits of this process so far, interrupts not counted.
 uint64_t exits();
 

@@ -90,31 +90,6 @@ void appel(const char* name, size_t n) {
 bench::Row appel1_row("appel1", [] { appel("appel1", 1); });
 bench::Row appel2_row("appel2", [] { appel("appel2", kPages); });
 
-// Against the smallest call into another process: a byte there and a byte back by pipes.
-Cost pipe_round_trip() {
-  int there[2], back[2];
-  if (pipe(there) || pipe(back)) _exit(1);
-  if (fork() == 0) {
-    char c;
-    close(there[1]);
-    while (read(there[0], &c, 1) == 1 && write(back[1], &c, 1) == 1) {
-    }
-    _exit(0);
-  }
-  close(there[0]);
-  Plan plan;
-  plan.count = 50;
-  plan.op = [&](int count) {
-    char c = 0;
-    for (; count; count--)
-      if (write(there[1], &c, 1) != 1 || read(back[0], &c, 1) != 1) _exit(1);
-  };
-  const Cost cost = measure(plan);
-  close(there[1]);
-  wait(nullptr);
-  return cost;
-}
-
 // Linux's way to see another's system calls: two stops for each.
 Cost ptrace_stops() {
   const pid_t child = fork();
@@ -174,7 +149,7 @@ asm(".section .rodata\nbench_gate:\nmov %rax, %rdi; mov $0x44754e45, %eax; sysca
 extern "C" const char bench_gate[], bench_function[], bench_gate_end[];
 
 void ring3_call() {
-  const Cost native = pipe_round_trip();
+  const Cost native = bench::pipe_round_trip();
   bench::enter();
   char* code = pages_of(2, PROT_READ | PROT_WRITE | PROT_EXEC);
   memcpy(code, bench_gate, static_cast<size_t>(bench_gate_end - bench_gate));
@@ -198,7 +173,7 @@ bench::Row call_row("ring3_call", ring3_call);
 
 // Natively: to another process and back are two switches.
 void address_space_switch() {
-  Cost native = pipe_round_trip();
+  Cost native = bench::pipe_round_trip();
   native.ticks /= 2;
   bench::enter();
   auto first = dune::AddressSpace::create(), second = dune::AddressSpace::create();

@@ -76,6 +76,30 @@ Cost measure(const Plan& plan) {
   return best;
 }
 
+Cost pipe_round_trip() {
+  int there[2], back[2];
+  if (pipe(there) || pipe(back)) _exit(1);
+  if (fork() == 0) {
+    char c;
+    close(there[1]);
+    while (read(there[0], &c, 1) == 1 && write(back[1], &c, 1) == 1) {
+    }
+    _exit(0);
+  }
+  close(there[0]);
+  Plan plan;
+  plan.count = 50;
+  plan.op = [&](int count) {
+    char c = 0;
+    for (; count; count--)
+      if (write(there[1], &c, 1) != 1 || read(back[0], &c, 1) != 1) _exit(1);
+  };
+  const Cost cost = measure(plan);
+  close(there[1]);
+  wait(nullptr);
+  return cost;
+}
+
 void report(const char* name, const Cost* native, const Cost* dune, const char* unit) {
   auto field = [](const double* value) {
     static char text[4][32];

@@ -100,33 +100,14 @@ Plan page_fault_anon_thp() {
 }
 const Row thp_row("page_fault_anon_thp", both("page_fault_anon_thp", page_fault_anon_thp));
 
-// A byte to a child and one back: two switches.
+// One switch between two processes.
 void ctx_switch_pipe() {
   Cost costs[2];
   for (int i = 0; i < 2; i++) {
     if (i) bench::enter();
-    int there[2], back[2];
-    if (pipe(there) || pipe(back)) exit(1);
-    if (fork() == 0) {
-      char c;
-      close(there[1]);
-      while (read(there[0], &c, 1) == 1 && write(back[1], &c, 1) == 1) {
-      }
-      _exit(0);
-    }
-    close(there[0]);
-    Plan plan;
-    plan.count = 50;
-    plan.op = [&](int count) {
-      char c = 0;
-      for (; count; count--)
-        if (write(there[1], &c, 1) != 1 || read(back[0], &c, 1) != 1) exit(1);
-    };
-    costs[i] = bench::measure(plan);
+    costs[i] = bench::pipe_round_trip();
     costs[i].ticks /= 2;
     costs[i].exits /= 2;
-    close(there[1]);
-    wait(nullptr);
   }
   bench::report("ctx_switch_pipe", &costs[0], &costs[1]);
 }

@@ -18,18 +18,11 @@
 
 #include "libdune/dune.hpp"
 #include "sandbox/plugin.h"
+#include "test/guest/plugin_files.h"
 
 using namespace dune::sandbox;
 
 namespace {
-
-std::string library(const char* name) {
-  char self[4096];
-  const ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-  self[n > 0 ? n : 0] = 0;
-  const std::string path(self);
-  return path.substr(0, path.rfind('/')) + "/plugins/" + name + ".so";
-}
 
 unsigned open_descriptors() {
   unsigned n = 0;

@@ -516,3 +516,17 @@ TEST_CASE("plugin: a path may be relative") {
   REQUIRE(plugin.ok());
   CHECK(*plugin->function<int(int, int)>("add")(40, 2) == 42);
 }
+
+struct huge {
+  char bytes[8192];
+};
+DUNE_PLUGIN_STRUCT(huge, char)
+
+TEST_CASE("plugin: a call that cannot be made keeps no memory for its result") {
+  Plugin plugin = load("good");
+  auto reversed = plugin.function<large(huge)>("reversed");
+  const auto before = plugin.allocate(sizeof(large));
+  plugin.release(before);
+  CHECK(reversed({}).error().code == E2BIG);
+  CHECK(plugin.allocate(sizeof(large)).at == before.at);
+}
