@@ -110,7 +110,9 @@ bool Family::enter(int slot) {
   lock.l_whence = SEEK_SET;
   lock.l_start = slot;
   lock.l_len = 1;
-  if (fcntl(locks_.get(), F_SETLK, &lock)) return false;
+  // Whoever has left the slot has it locked until it is gone.
+  while (fcntl(locks_.get(), F_SETLKW, &lock))
+    if (errno != EINTR) return false;
   shared_->slots[slot].pid = getpid();
   shared_->counts.processes++;
   return true;

@@ -6,7 +6,7 @@
 sandbox.libs := $(B)/libdune-sandbox.a $(B)/libdune.a -lseccomp -lelf
 
 # What needs no module and no ring 3 is unit-tested.
-unit.sources += sandbox/user_memory.cc sandbox/json.cc sandbox/call_names.cc sandbox/policy.cc \
+unit.sources += sandbox/user_memory.cc sandbox/family.cc sandbox/json.cc sandbox/call_names.cc sandbox/policy.cc \
 	sandbox/policy_text.cc sandbox/policy_json.cc sandbox/policy_ordinary.cc \
 	sandbox/filter.cc sandbox/learn.cc \
 	sandbox/fds.cc sandbox/files.cc sandbox/proc.cc sandbox/resolver.cc sandbox/call_table.cc \
