@@ -53,7 +53,7 @@ class FileSet:
             name = _canonical(source)
             if source.is_symlink():
                 self.add_link(name, os.readlink(source))
-                self.add(source.resolve())
+                self.add(source.parent.resolve() / os.readlink(source))  # which may be a link again
                 return
         if source.is_dir():
             self._add_tree(source, name)
