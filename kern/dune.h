@@ -267,11 +267,9 @@ struct dune_fatal {
  * thread's own, the guest and user mode share them.
  */
 struct dune_run {
-	__u64 gpr[DUNE_NR_GPRS];	/* in and out; rsp: out on every exit but SYSCALL,
-					 * in with DUNE_SET_RSP
-					 */
-	__u64 rip;			/* out but for SYSCALL; in with DUNE_SET_RIP */
-	__u64 rflags;			/* likewise, DUNE_SET_RFLAGS */
+	__u64 gpr[DUNE_NR_GPRS];	/* in and out; rsp: in with DUNE_SET_RSP */
+	__u64 rip;			/* out; in with DUNE_SET_RIP */
+	__u64 rflags;			/* out but for SYSCALL and NONE; in with DUNE_SET_RFLAGS */
 	__u32 set;			/* in: DUNE_SET_*; the kernel clears it */
 	__u32 exit_reason;		/* out: DUNE_EXIT_* */
 	union {

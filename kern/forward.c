@@ -46,6 +46,17 @@ static void unregister(struct dune_forward *f)
 	user_return_notifier_unregister(&f->notifier);
 }
 
+/* Goes on with what the module did for the guest by itself. */
+static noinline enum dune_step step_on(struct dune_vcpu *vcpu)
+{
+	enum dune_step step;
+
+	do {
+		step = dune_vcpu_step(vcpu);
+	} while (step == DUNE_STEP_AGAIN);
+	return step;
+}
+
 static void on_return(struct user_return_notifier *urn)
 {
 	struct dune_forward *f = container_of(urn, struct dune_forward, notifier);
@@ -73,9 +84,9 @@ static void on_return(struct user_return_notifier *urn)
 		return;
 	}
 
-	do {
-		step = dune_vcpu_step(vcpu);
-	} while (unlikely(step == DUNE_STEP_AGAIN));
+	step = dune_vcpu_step(vcpu);
+	if (unlikely(step == DUNE_STEP_AGAIN))
+		step = step_on(vcpu);
 	if (unlikely(step != DUNE_STEP_SYSCALL)) {
 		if (step != DUNE_STEP_IRQ)
 			vcpu->pending = step;

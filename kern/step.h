@@ -23,11 +23,15 @@ static __always_inline enum dune_step dune_vcpu_step(struct dune_vcpu *vcpu)
 	trace_dune_enter(vcpu);
 	ret = dune_vmx_window(vcpu);
 	if (likely(ret == DUNE_WINDOW_FORWARD)) {
-		const struct dune_run *run = vcpu->run;
+		struct dune_run *run;
+		u64 rip;
 
 		vcpu->stats.exits[EXIT_REASON_VMCALL]++;
 		trace_dune_exit(vcpu);
-		dune_sysret(vcpu, READ_ONCE(run->gpr[DUNE_RCX]), READ_ONCE(run->gpr[DUNE_R11]));
+		run = vcpu->run;
+		rip = READ_ONCE(run->gpr[DUNE_RCX]);
+		dune_sysret(vcpu, rip, READ_ONCE(run->gpr[DUNE_R11]));
+		WRITE_ONCE(run->rip, rip);
 		return DUNE_STEP_SYSCALL;
 	}
 	if (unlikely(ret == DUNE_WINDOW_BAD_RIP))

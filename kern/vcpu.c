@@ -111,6 +111,8 @@ static __always_inline enum dune_step run_once(struct dune_vcpu *vcpu, bool ente
 	local_irq_disable();
 	if (unlikely(user_work_pending(entered))) {
 		local_irq_enable();
+		/* Behind an instruction that was emulated, or where user space set it. */
+		vcpu->run->rip = vcpu->rip;
 		vcpu->run->exit_reason = DUNE_EXIT_NONE;
 		return DUNE_STEP_USER;
 	}
@@ -292,6 +294,16 @@ static loff_t vcpu_llseek(struct file *file, loff_t offset, int whence)
 	return vcpu_run(vcpu);
 }
 
+/* What has a name is in every core. */
+static const char *run_page_name(struct vm_area_struct *vma)
+{
+	return "[dune-run]";
+}
+
+static const struct vm_operations_struct run_page_ops = {
+	.name = run_page_name,
+};
+
 /* The run page.  A fork child must not write its parent's registers. */
 static int vcpu_mmap(struct file *file, struct vm_area_struct *vma)
 {
@@ -302,7 +314,8 @@ static int vcpu_mmap(struct file *file, struct vm_area_struct *vma)
 	if (vma->vm_pgoff || vma->vm_end - vma->vm_start != PAGE_SIZE ||
 	    !(vma->vm_flags & VM_SHARED) || vma->vm_flags & VM_EXEC)
 		return -EINVAL;
-	dune_vm_flags_set(vma, VM_DONTCOPY | VM_DONTEXPAND | VM_DONTDUMP);
+	dune_vm_flags_set(vma, VM_DONTCOPY | VM_DONTEXPAND);
+	vma->vm_ops = &run_page_ops;
 	return vm_insert_page(vma, vma->vm_start, virt_to_page(vcpu->run));
 }
 

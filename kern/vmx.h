@@ -46,6 +46,7 @@ struct dune_exit {
 
 /* Host state saved around a trip when there is any (vmx_window.c). */
 struct dune_special {
+	bool there;
 	u16 ds, es, fs, gs, ldt;
 	u64 debugctl, pebs;
 	unsigned long dr7;

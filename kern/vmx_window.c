@@ -262,9 +262,6 @@ static noinline void capture_details(struct dune_vcpu *vcpu)
 {
 	struct dune_exit *exit = &vcpu->exit;
 
-	vcpu->rip = dune_vmread(GUEST_RIP);
-	vcpu->rsp = dune_vmread(GUEST_RSP);
-	vcpu->rflags = dune_vmread(GUEST_RFLAGS);
 	exit->insn_len = dune_vmread(VM_EXIT_INSTRUCTION_LEN);
 	exit->user_mode = dune_vmread(GUEST_SS_AR_BYTES) & SS_DPL_MASK;
 	exit->qualification = dune_vmread(EXIT_QUALIFICATION);
@@ -395,9 +392,9 @@ static noinline int entry_failed(struct dune_vcpu *vcpu)
 static __always_inline int run_current(struct dune_vcpu *vcpu)
 {
 	struct dune_vmx *vmx = &vcpu->vmx;
-	bool special;
+	struct dune_run *run;
 	u32 reason;
-	u64 fs, gs;
+	u64 fs, gs, rsp;
 	int err;
 
 	if (sync_host(vcpu))
@@ -414,8 +411,9 @@ static __always_inline int run_current(struct dune_vcpu *vcpu)
 		return entry_failed(vcpu);
 	}
 
-	special = have_special(vcpu->mm);
-	if (unlikely(special))
+	/* Not in a register: none survives the guest. */
+	vmx->special.there = have_special(vcpu->mm);
+	if (unlikely(vmx->special.there))
 		save_special(&vmx->special);
 	if (static_branch_unlikely(&dune_l1d_flush))
 		native_wrmsrl(MSR_IA32_FLUSH_CMD, L1D_FLUSH);
@@ -433,7 +431,7 @@ static __always_inline int run_current(struct dune_vcpu *vcpu)
 	}
 	cpumask_clear_cpu(smp_processor_id(), &vcpu->vm->in_guest);
 	restore_host(vmx);
-	if (unlikely(special))
+	if (unlikely(vmx->special.there))
 		restore_special(&vmx->special);
 	if (unlikely(err))
 		return entry_failed(vcpu);
@@ -446,9 +444,13 @@ static __always_inline int run_current(struct dune_vcpu *vcpu)
 		native_wrmsrl(MSR_KERNEL_GS_BASE, gs);
 		write_bases(vcpu, fs, gs);
 	}
+	/* Of use to debuggers and in cores: libdune/host_loop.S says where the guest is. */
+	run = vcpu->run;
+	rsp = dune_vmread(GUEST_RSP);
+	run->gpr[DUNE_RSP] = rsp;
 	/* VMCALL exits at every privilege level; only ring 0 may ask for anything. */
 	reason = vcpu->exit.reason;
-	if (reason == EXIT_REASON_VMCALL && likely(dune_is_forward(vcpu->run)) &&
+	if (reason == EXIT_REASON_VMCALL && likely(dune_is_forward(run)) &&
 	    likely(!(dune_vmread(GUEST_SS_AR_BYTES) & SS_DPL_MASK)))
 		return DUNE_WINDOW_FORWARD;
 	/*
@@ -456,6 +458,9 @@ static __always_inline int run_current(struct dune_vcpu *vcpu)
 	 * system call: it comes from no such place.)
 	 */
 	vmx->cr2 = native_read_cr2();
+	vcpu->rip = run->rip = dune_vmread(GUEST_RIP);
+	vcpu->rsp = rsp;
+	vcpu->rflags = dune_vmread(GUEST_RFLAGS);
 	if (reason != EXIT_REASON_EXTERNAL_INTERRUPT)
 		capture_details(vcpu);
 	return 0;

@@ -21,6 +21,37 @@
 \name:
 .endm
 
+/*
+ * Where the guest's registers are, for debuggers and for what unwinds a core: in the run
+ * page, which rbx points to.  So the guest's frames stand behind the host side's.
+ * Its rip is exact, not a return address: hence a signal frame.
+ */
+.macro SAVED dwarf_register offset
+	.cfi_escape 0x10, \dwarf_register, 3	/* DW_CFA_expression: its address is */
+	.cfi_escape 0x73, (\offset & 0x7f) | 0x80, \offset >> 7	/* DW_OP_breg3 (rbx) + offset */
+.endm
+.macro UNWIND_INTO_GUEST
+	.cfi_startproc simple
+	.cfi_signal_frame
+	.cfi_escape 0x0f, 4, 0x73, RUN_RSP | 0x80, 0, 0x06	/* CFA: what is there */
+	SAVED	0, RUN_RAX
+	SAVED	1, RUN_RDX
+	SAVED	2, RUN_RCX
+	SAVED	3, RUN_RBX
+	SAVED	4, RUN_RSI
+	SAVED	5, RUN_RDI
+	SAVED	6, RUN_RBP
+	SAVED	8, RUN_R8
+	SAVED	9, RUN_R9
+	SAVED	10, RUN_R10
+	SAVED	11, RUN_R11
+	SAVED	12, RUN_R12
+	SAVED	13, RUN_R13
+	SAVED	14, RUN_R14
+	SAVED	15, RUN_R15
+	SAVED	16, RUN_RIP
+.endm
+
 	.text
 
 /*
@@ -61,6 +92,7 @@ PLACE dune_host_run
 	mov	THREAD_HOST_SP(%r13), %rsp
 	xor	%ebp, %ebp
 
+	UNWIND_INTO_GUEST
 PLACE dune_host_resume
 	mov	%r12d, %edi
 	xor	%esi, %esi
@@ -132,6 +164,7 @@ PLACE dune_host_tracked_stored
 
 PLACE dune_host_tracked_over
 3:	mov	%rax, %rdi
+	.cfi_endproc
 	.size dune_enter_guest, . - dune_enter_guest
 	/* fall through */
 
@@ -200,12 +233,20 @@ PLACE dune_host_native_end
 	.hidden dune_host_clone
 	.type dune_host_clone, @function
 dune_host_clone:
+	.cfi_startproc
 	push	%rbx
+	.cfi_adjust_cfa_offset 8
+	.cfi_rel_offset %rbx, 0
 	push	%rbp
+	.cfi_adjust_cfa_offset 8
+	.cfi_rel_offset %rbp, 0
 	push	%r13
+	.cfi_adjust_cfa_offset 8
+	.cfi_rel_offset %r13, 0
 	mov	THREAD_RUN(%rdi), %rbx
 	mov	%rsi, %r13
 	mov	%rsp, %rbp
+	.cfi_def_cfa_register %rbp
 PLACE dune_host_clone_check
 	cmpl	$0, THREAD_HAS_KEPT(%rdi)
 	jne	3f
@@ -225,8 +266,11 @@ PLACE dune_host_cloned
 PLACE dune_host_clone_back
 	pop	%r13
 	pop	%rbp
+	.cfi_def_cfa %rsp, 16
 	pop	%rbx
+	.cfi_adjust_cfa_offset -8
 	ret
+	.cfi_endproc
 3:	mov	$1, %eax
 	jmp	dune_host_clone_back
 PLACE dune_host_child
