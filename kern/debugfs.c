@@ -14,8 +14,8 @@ static void show_vm(struct seq_file *m, struct dune_vm *vm, struct dune_stats *s
 	int i;
 
 	dune_vm_stats(vm, s);
-	seq_printf(m, "pid %d %s vcpus %u slots %llu tables %llu\n", vm->pid, vm->comm,
-		   s->nr_vcpus, s->slots, s->ept_tables);
+	seq_printf(m, "pid %d %s vcpus %u slots %llu tables %llu%s\n", vm->pid, vm->comm,
+		   s->nr_vcpus, s->slots, s->ept_tables, vm->untrusted ? " untrusted" : "");
 	seq_printf(m, "  entries %llu runs %llu fast %llu refused %llu\n", s->entries,
 		   s->run_calls, s->fast_forwards, s->ept_refused);
 	seq_printf(m, "  maps %llu %llu %llu zaps %llu invalidations %llu kicks %llu invepts %llu\n",

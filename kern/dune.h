@@ -25,7 +25,7 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define DUNE_API_VERSION 2
+#define DUNE_API_VERSION 3
 
 /* ---- device fd ---- */
 
@@ -47,10 +47,6 @@ struct dune_info {
 };
 
 /* dune_vm_create.flags */
-#define DUNE_VM_UNTRUSTED	(1U << 0)	/* guest code is not trusted by its own
-						 * process: IBPB before user mode where
-						 * the CPU needs it (VMSCAPE)
-						 */
 #define DUNE_VM_SHARE_KVM	(1U << 1)	/* kvm_fd is -1: take the KVM VM of another Dune
 						 * VM made by this process (also before an exec);
 						 * ENOENT if there is none.  KVM names its VMs by
@@ -294,6 +290,11 @@ struct dune_run {
 #define DUNE_GET_STATS		_IOWR(DUNE_IOC_MAGIC, 0x52, struct dune_stats)	/* VM or VCPU fd */
 #define DUNE_FLUSH		_IO(DUNE_IOC_MAGIC, 0x53)	/* VM fd; as DUNE_HC_FLUSH */
 #define DUNE_SEND		_IOW(DUNE_IOC_MAGIC, 0x54, struct dune_send)	/* VM fd */
+/*
+ * VM fd: its guest code is not trusted by its own process, for good: from now on an IBPB
+ * before user mode, where the CPU needs it (VMSCAPE).
+ */
+#define DUNE_DISTRUST		_IO(DUNE_IOC_MAGIC, 0x55)
 #define DUNE_RUN		_IO(DUNE_IOC_MAGIC, 0x60)
 #define DUNE_SET_STATE		_IOW(DUNE_IOC_MAGIC, 0x61, struct dune_vcpu_state)
 #define DUNE_GET_STATE		_IOWR(DUNE_IOC_MAGIC, 0x62, struct dune_vcpu_state)

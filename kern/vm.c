@@ -26,7 +26,7 @@ static void vm_free(struct kref *ref)
 	mutex_unlock(&dune_vms_lock);
 	dune_mmu_stop(vm);
 	dune_slots_destroy(&vm->slots);
-	if (vm->flags & DUNE_VM_UNTRUSTED)
+	if (vm->untrusted)
 		static_branch_dec(&dune_untrusted_vms);
 	fput(vm->kvm_file);
 	mmdrop(vm->mm);
@@ -149,6 +149,10 @@ static long vm_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return 0;
 	case DUNE_SEND:
 		return send_vector(vm, p);
+	case DUNE_DISTRUST:
+		if (!xchg(&vm->untrusted, 1))
+			static_branch_inc(&dune_untrusted_vms);
+		return 0;
 	}
 	return -ENOTTY;
 }
@@ -202,7 +206,7 @@ int dune_vm_create(struct dune_vm_create __user *arg, struct dune_vm *like)
 	if (copy_from_user(&create, arg, sizeof(create)))
 		return -EFAULT;
 	if (create.size != sizeof(create) ||
-	    create.flags & ~(DUNE_VM_UNTRUSTED | DUNE_VM_SHARE_KVM) ||
+	    create.flags & ~DUNE_VM_SHARE_KVM ||
 	    (create.flags & DUNE_VM_SHARE_KVM ? create.kvm_fd != -1 : !!like) ||
 	    memchr_inv(create.reserved, 0, sizeof(create.reserved)))
 		return -EINVAL;
@@ -217,7 +221,6 @@ int dune_vm_create(struct dune_vm_create __user *arg, struct dune_vm *like)
 	mutex_init(&vm->slots_lock);
 	spin_lock_init(&vm->vcpus_lock);
 	INIT_LIST_HEAD(&vm->vcpus);
-	vm->flags = create.flags;
 	vm->pid = task_tgid_nr(current);
 	get_task_comm(vm->comm, current);
 	vm->mm = current->mm;
@@ -234,8 +237,6 @@ int dune_vm_create(struct dune_vm_create __user *arg, struct dune_vm *like)
 	ret = dune_mmu_init(vm);
 	if (ret)
 		goto err_slots;
-	if (vm->flags & DUNE_VM_UNTRUSTED)
-		static_branch_inc(&dune_untrusted_vms);
 	mutex_lock(&dune_vms_lock);
 	list_add_tail(&vm->all, &dune_vms);
 	mutex_unlock(&dune_vms_lock);

@@ -22,7 +22,7 @@ struct dune_vm {
 	struct kref ref;		/* the VM fd and every VCPU hold one */
 	struct mm_struct *mm;		/* compared with current->mm; mm_count held */
 	struct file *kvm_file;		/* keeps VMX on */
-	u32 flags;
+	u32 untrusted;			/* DUNE_DISTRUST; never reset */
 	pid_t pid;
 	char comm[TASK_COMM_LEN];
 

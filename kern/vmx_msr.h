@@ -12,7 +12,7 @@ struct dune_vcpu;
 
 /* l1tf=flush: empty the L1D before each entry. */
 DECLARE_STATIC_KEY_FALSE(dune_l1d_flush);
-/* Some VM has DUNE_VM_UNTRUSTED. */
+/* Some VM is untrusted. */
 DECLARE_STATIC_KEY_FALSE(dune_untrusted_vms);
 
 /* One bitmap for all VCPUs: everything exits but what is the thread's own. */

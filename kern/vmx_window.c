@@ -493,7 +493,7 @@ noinstr int dune_vmx_window(struct dune_vcpu *vcpu)
 #ifdef X86_FEATURE_IBPB_EXIT_TO_USER
 	/* VMSCAPE: the guest's branch predictions must not steer user mode. */
 	if (static_branch_unlikely(&dune_untrusted_vms) &&
-	    vcpu->vm->flags & DUNE_VM_UNTRUSTED &&
+	    READ_ONCE(vcpu->vm->untrusted) &&
 	    cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
 		this_cpu_write(x86_ibpb_exit_to_user, true);
 #endif

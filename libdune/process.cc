@@ -184,6 +184,14 @@ static Result<int> create_vm(const Devices& devices) {
 void Process::take_vm(int fd) {
   vm_fd = sys::move_high(fd);
   add_own_fd(vm_fd);
+  if (distrusts) (void)distrust();  // did not fail before
+}
+
+Result<void> Process::distrust() {
+  distrusts = true;
+  const long ret = sys::ioctl(vm_fd, DUNE_DISTRUST);
+  if (ret < 0) return Error{static_cast<int>(-ret), "dune.ko cannot mark the VM as untrusted"};
+  return {};
 }
 
 Result<void> Process::create(bool fresh) {

@@ -46,6 +46,7 @@ struct alignas(4096) Process {
   uint32_t vcpu_flags = 0;
   bool leaves_1g = false;
   bool own_image = false;  // Options::own_image
+  bool distrusts = false;  // distrust_ring3()
   Hva arena_base;
   TableArena arena;
   PageTable table;
@@ -64,6 +65,9 @@ struct alignas(4096) Process {
   // Whether this is the child of a fork that was made outside Dune mode: vm_fd and all
   // VCPUs belong to the parent.
   bool inherited() const { return vm_fd >= 0 && *alive == 0; }
+
+  // Tells the module, of this VM and those of fork children.
+  Result<void> distrust();
 
   // Makes VM and page table, with a descriptor each for the devices meanwhile.  Natively.
   // `fresh`: not in a fork child.

@@ -120,6 +120,8 @@ void pass_syscall(dune_tf& tf) {
   if (tf.rax == 0) (void)set_ring3_gs(gs);
 }
 
+Result<void> distrust_ring3() { return process.distrust(); }
+
 uint64_t ring3_fs() { return block().user_fs; }
 
 Result<void> set_ring3_fs(uint64_t base) {

@@ -116,6 +116,11 @@ VectorState ring3_vectors(dune_tf& frame);
 // Makes the system call that the frame asks for, with ring 0's rights; result in rax.
 void pass_syscall(dune_tf& frame);
 
+// The process does not trust what it runs in ring 3, for good, nor do its fork children: Linux
+// then clears branch predictions before their user mode runs, on CPUs where a guest's would be
+// used there (VMSCAPE).  Sandboxes do this by themselves.  Precondition: Dune mode.
+Result<void> distrust_ring3();
+
 // FS and GS bases of ring 3 on this thread.  Without a client the first enter_ring3() starts
 // with ring 0's FS base.  In a fork child, but one of pass_syscall()'s, the GS base is 0.
 // EINVAL: not canonical.

@@ -53,6 +53,7 @@ int check_as_stranger(int vm, int vcpu) {
   stats.size = sizeof(stats);
   if (err_of(vm, DUNE_CREATE_VCPU, &create) != EIO) return 1;
   if (err_of(vm, DUNE_MAP_SLOT, &slot) != EIO) return 2;
+  if (err_of(vm, DUNE_DISTRUST, nullptr) != EIO) return 13;
   if (err_of(vcpu, DUNE_RUN, nullptr) != EIO) return 3;
   if (err_of(vcpu, DUNE_SYNC, nullptr) != EIO) return 4;
   if (err_of(vcpu, DUNE_SET_STATE, &state) != EIO) return 5;

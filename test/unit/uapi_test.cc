@@ -118,6 +118,8 @@ const std::map<std::string, unsigned long> ioctls{
     {"DUNE_CREATE_VCPU", DUNE_CREATE_VCPU}, {"DUNE_MAP_SLOT", DUNE_MAP_SLOT},
     {"DUNE_GET_STATS", DUNE_GET_STATS},     {"DUNE_RUN", DUNE_RUN},
     {"DUNE_SET_STATE", DUNE_SET_STATE},     {"DUNE_GET_STATE", DUNE_GET_STATE},
+    {"DUNE_FLUSH", DUNE_FLUSH},             {"DUNE_SEND", DUNE_SEND},
+    {"DUNE_SYNC", DUNE_SYNC},               {"DUNE_DISTRUST", DUNE_DISTRUST},
 };
 
 template <std::size_t N>
