@@ -64,7 +64,7 @@ build: user modules
 PREFIX ?= /usr/local
 DEST = $(DESTDIR)$(PREFIX)
 install: programs $(B)/dune.pc
-	install -d $(DEST)/bin $(DEST)/lib/pkgconfig $(DEST)/share/man/man1 \
+	install -d $(DEST)/bin $(DEST)/lib/pkgconfig $(DEST)/share/man/man1 $(DEST)/share/man/man3 \
 		$(DEST)/share/bash-completion/completions \
 		$(DEST)/include/libdune $(DEST)/include/sandbox $(DEST)/include/kern
 	install -m 755 $(B)/dune-run $(DEST)/bin
@@ -74,6 +74,7 @@ install: programs $(B)/dune.pc
 	install -m 644 $(wildcard sandbox/*.h) $(DEST)/include/sandbox
 	install -m 644 kern/dune.h $(DEST)/include/kern
 	install -m 644 apps/dune-run/dune-run.1 $(DEST)/share/man/man1
+	install -m 644 libdune/dune.3 sandbox/dune_sandbox.3 $(DEST)/share/man/man3
 	install -m 644 apps/dune-run/dune-run.bash $(DEST)/share/bash-completion/completions/dune-run
 	$(if $(filter dune-sandbox,$(APPS)),$(install_sandbox))
 	sed 's|/usr/local|$(PREFIX)|' $(B)/dune.pc > $(DEST)/lib/pkgconfig/dune.pc
