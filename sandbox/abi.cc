@@ -20,7 +20,7 @@ char* Incoming::sse(unsigned number) const {
 void Incoming::take(const Classes& c, uint64_t* words, size_t count, size_t alignment) {
   if (!places_.in_registers(c)) {
     if (alignment > 8) stack_ = (stack_ + 15) & ~15ull;
-    if (!memory_.read(stack_, words, count * 8)) bad_ = stack_;
+    if (!memory_.read(stack_, words, count * 8)) fail(stack_);
     stack_ += count * 8;
     return;
   }
@@ -50,7 +50,7 @@ void Incoming::give(const Classes& c, const uint64_t* words) {
 }
 
 void Incoming::give_memory(uint64_t at, const void* value, size_t bytes) {
-  if (!memory_.write(at, value, bytes)) bad_ = at;
+  if (!memory_.write(at, value, bytes)) fail(at);
   frame_.rax = at;
 }
 

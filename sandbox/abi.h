@@ -126,6 +126,7 @@ struct Words {
       word[0] = static_cast<uint64_t>(static_cast<int64_t>(value));
   }
   T value() const {
+    if constexpr (std::is_same_v<T, bool>) return word[0] & 0xff;  // ring 3's may be a 2
     T v;
     memcpy(static_cast<void*>(&v), word, sizeof(T));
     return v;
@@ -233,17 +234,23 @@ class Incoming {
   void take(const Classes& c, uint64_t* words, size_t count, size_t alignment);
   void give(const Classes& c, const uint64_t* words);
   void give_memory(uint64_t at, const void* value, size_t bytes);
-  // Where ring 3 had no memory for what was taken or given; 0: it had.
+  // Ring 3 had no memory for what was taken or given, and where.
+  bool failed() const { return failed_; }
   uint64_t bad_address() const { return bad_; }
 
  private:
   char* sse(unsigned number) const;
+  void fail(uint64_t at) {
+    failed_ = true;
+    bad_ = at;
+  }
 
   UserMemory& memory_;
   dune_tf& frame_;
   Places places_;
   uint64_t stack_;
   uint64_t bad_ = 0;
+  bool failed_ = false;
 };
 
 }  // namespace abi

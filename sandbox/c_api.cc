@@ -49,7 +49,9 @@ int report(dune_plugin_error* to, const CallError& error, Plugin& plugin) {
   const Ended& e = error.ended;
   switch (e.how) {
     case Ended::How::kNot:
-    case Ended::How::kReplaced: return -error.code;
+    case Ended::How::kReplaced:
+    case Ended::How::kThrew:
+    case Ended::How::kTooDeep: return -error.code;
     case Ended::How::kExited:
       to->kind = DUNE_PLUGIN_EXITED;
       to->status = e.value;
@@ -108,6 +110,7 @@ int call_parsed(dune_plugin& plugin, dune_remote function, const abi::Signature&
   } else if (result) {
     uint64_t words[2] = {};
     abi::take_result(registers.call, r.classes, words);
+    r.tidy(words);
     memcpy(result, words, r.bytes);
   }
   return report(error, 0, "");
@@ -151,9 +154,10 @@ HostFunction host_function(abi::Signature signature, dune_plugin_function functi
     for (const abi::Type& type : s.arguments) {
       auto& words = values.emplace_back(std::max<size_t>(type.words(), 2));
       call.take(type.classes, words.data(), type.words(), type.alignment);
+      type.tidy(words.data());
       pointers.push_back(words.data());
     }
-    if (call.bad_address()) return;
+    if (call.failed()) return;
     std::vector<uint64_t> result(std::max<size_t>(s.result.words(), 2));
     function(static_cast<dune_plugin*>(&caller), result.data(), pointers.data(), context);
     if (s.result.classes.memory)

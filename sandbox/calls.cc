@@ -123,6 +123,7 @@ long Calls::allowed(unsigned number, const Arguments& args) {
 
 long Calls::with_context(unsigned number, const Row& row, const Arguments& args) {
   Context call(*this, number);
+  note_change();
   return row.how == How::kForward ? call.forward(row, args) : row.handler(call, args);
 }
 
@@ -146,6 +147,29 @@ Result<HostFd> Calls::open_for_reading(Environment& env, int path_fd) {
   }
   if (fd < 0) return Error{static_cast<int>(-fd)};
   return HostFd(fd);
+}
+
+struct Calls::Kept {
+  std::unique_ptr<Descriptors> fds;
+  Dir cwd;
+  uint32_t umask;
+  std::optional<Limits> limits;
+};
+
+std::shared_ptr<const Calls::Kept> Calls::keep() {
+  auto kept =
+      std::make_shared<const Kept>(Kept{fds_.copy(), files_.cwd(), files_.umask(), limits_});
+  changed_ = false;
+  return kept;
+}
+
+void Calls::restore(const Kept& kept) {
+  if (!changed_) return;
+  fds_.restore(*kept.fds);
+  files_.set_cwd(kept.cwd);
+  files_.set_umask(kept.umask);
+  limits_ = kept.limits;
+  changed_ = false;
 }
 
 void Calls::before_fork() {

@@ -99,6 +99,14 @@ class Calls {
   Descriptors& fds() { return fds_; }
   const CallOptions& options() const { return options_; }
 
+  // What ring 3's calls change beside its memory: descriptors (not where in a file they are),
+  // current directory, umask, limits.  To be kept, and gone back to when something happened
+  // since.  No call may be under way.
+  struct Kept;
+  std::shared_ptr<const Kept> keep();
+  void restore(const Kept& kept);
+  void note_change() { changed_.store(true, std::memory_order_relaxed); }
+
   // Around a fork of the host process, by the thread that forks.
   void before_fork();
   void after_fork(bool child);
@@ -129,6 +137,7 @@ class Calls {
   Limits& limits();
   std::mutex limits_lock_;
   std::optional<Limits> limits_;
+  std::atomic<bool> changed_{false};  // since keep() or restore(), perhaps
 };
 
 }  // namespace dune::sandbox

@@ -58,12 +58,13 @@ enum dune_plugin_error_kind {
   DUNE_PLUGIN_CPU_TIME, /* rip, symbol */
   DUNE_PLUGIN_MEMORY,   /* the limit: address, rip, symbol */
   DUNE_PLUGIN_EXITED,   /* status */
-  DUNE_PLUGIN_OTHER,    /* nothing happened in ring 3: only code and text */
+  DUNE_PLUGIN_OTHER,    /* nothing happened in ring 3, or ELOOP: only code and text */
 };
 
 struct dune_plugin_error {
-  /* Positive: EFAULT, EACCES, ETIME, ENOMEM or ECANCELED for the kinds above; ESHUTDOWN: the
-     rest speaks of an earlier call, since which nobody called dune_plugin_reset(). */
+  /* Positive: EFAULT, EACCES, ETIME, ENOMEM or ECANCELED for the kinds above; ELOOP: calls and
+     callbacks nest too deeply; ESHUTDOWN: the rest speaks of an earlier call, since which nobody
+     called dune_plugin_reset(). */
   int code;
   enum dune_plugin_error_kind kind;
   int signal;
@@ -109,8 +110,9 @@ void dune_plugin_release(dune_plugin* plugin, dune_remote at);
 /* Copies.  -EFAULT: the sandbox itself could not read or write there. */
 int dune_plugin_read(dune_plugin* plugin, dune_remote at, void* to, size_t bytes);
 int dune_plugin_write(dune_plugin* plugin, dune_remote at, const void* from, size_t bytes);
-/* Memory that both use directly, each at its own address; gone with the plugin.  What ring 3
-   writes there may change while it is read.  -ENOMEM. */
+/* Memory that both use directly, each at its own address; gone with the plugin, or when
+   dune_plugin_reset() goes back to before, which leaves the content of older ones alone.  What
+   ring 3 writes there may change while it is read.  -ENOMEM. */
 int dune_plugin_share(dune_plugin* plugin, size_t bytes, void** host, dune_remote* remote);
 /* The number by which ring 3 has a duplicate of `fd`, or -EBADF, -EMFILE. */
 int dune_plugin_give(dune_plugin* plugin, int fd);

@@ -170,4 +170,11 @@ std::unique_ptr<Descriptors> Descriptors::copy() const {
   return other;
 }
 
+void Descriptors::restore(const Descriptors& copy) {
+  std::vector<Slot> slots = copy.slots_;  // then those that are closed, without the lock
+  const std::lock_guard locked(lock_);
+  slots_.swap(slots);
+  limit_ = copy.limit_;
+}
+
 }  // namespace dune::sandbox

@@ -92,6 +92,8 @@ class Descriptors {
   void exec();
   // The same descriptors in another table: fork() without a process of its own.
   std::unique_ptr<Descriptors> copy() const;
+  // Back to what a copy has; numbers that came since are closed.
+  void restore(const Descriptors& copy);
 
   // Held around a fork of the host process, by the thread that forks; let go in both.
   std::mutex& lock() const { return lock_; }

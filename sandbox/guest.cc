@@ -83,6 +83,7 @@ void Guest::live(GuestTask& task, dune_tf frame) {
     const Ended how = enter(task, frame);
     if (how.how == Ended::How::kSignalled) die(how.value);
     if (how.how == Ended::How::kRefused) die(SIGSYS);
+    if (how.how == Ended::How::kThrew) die(SIGKILL);
     std::unique_lock locked(lock_);
     if (&task != leader_) return;
     if (how.how == Ended::How::kExited) {

@@ -47,7 +47,8 @@ Result<std::unique_ptr<Memory>> Memory::create(uint64_t limit,
   if (!memory) return memory;
   Memory& m = **memory;
   m.from_ = std::move(from);
-  m.inherit();
+  m.spawned_ = true;
+  m.inherit(m.from_->areas_);
   return memory;
 }
 
@@ -137,9 +138,9 @@ Block* Memory::block_if_any(uint64_t at) const {
 }
 
 Block* Memory::block(uint64_t at) {
-  auto& b = blocks_[at / Block::kBytes];
-  if (!b) b = std::make_unique<Block>();
-  return b.get();
+  if (Block* b = block_if_any(at)) return b;
+  auto made = std::make_unique<Block>();  // before it has a place: there may be no memory
+  return blocks_.emplace(at / Block::kBytes, std::move(made)).first->second.get();
 }
 
 // What the page contains before anybody wrote it.
@@ -327,8 +328,7 @@ PinnedWord::~PinnedWord() {
 
 bool Block::empty() const {
   const auto none = [](uint64_t w) { return w == 0; };
-  return std::all_of(mapped, mapped + 8, none) &&
-         std::all_of(pages, pages + kPages, [](Store::Page p) { return p == 0; });
+  return std::all_of(mapped, mapped + 8, none) && no_pages();
 }
 
 void Memory::free_empty_blocks(uint64_t start, uint64_t end) {

@@ -15,7 +15,8 @@
 //
 // A snapshot freezes the state.  reset() goes back to it and looks only at pages that
 // this sandbox has copied since it was made; of those it restores what has been written.
-// Other sandboxes may start from the same snapshot, and share its pages until they write.
+// Other sandboxes may start from the same snapshot, and share its pages until they write; shared
+// memory that is no file's is the first one's alone.
 //
 // Thread-safe, but for snapshot() and reset(): no thread may be in ring 3 then.
 #ifndef SANDBOX_MEMORY_H
@@ -47,7 +48,7 @@ struct Window {
   }
 };
 
-// Reserved by the first sandbox of the process.  `low` is empty when something lies there.
+// Reserved by the first sandbox of the process, which distrusts ring 3 from then on.  `low` is empty when something lies there.
 struct Windows {
   Window low, high;
   static Result<Windows> get();
@@ -112,6 +113,9 @@ struct Block {
     return std::any_of(own, own + 8, [](uint64_t w) { return w != 0; });
   }
   bool empty() const;
+  bool no_pages() const {
+    return std::all_of(pages, pages + kPages, [](Store::Page p) { return p == 0; });
+  }
 };
 
 inline bool bit(const uint64_t* bits, unsigned i) { return bits[i / 64] >> (i % 64) & 1; }
@@ -270,7 +274,7 @@ class Memory final : public UserMemory {
   Fault resolve(uint64_t at, bool write, bool execute);
   Result<void> map_leaf(uint64_t at, const void* memory, int protection, bool writable);
   void restore(uint64_t key, Block& b);
-  void inherit();
+  void inherit(Areas areas);
 
   static constexpr size_t kMaxAreas = 65'530;
   static constexpr size_t kMaxSources = 256;
@@ -280,6 +284,7 @@ class Memory final : public UserMemory {
   Areas areas_;
   std::map<std::pair<uint64_t, uint64_t>, std::weak_ptr<FileSource>> sources_;  // by device, inode
   bool areas_changed_ = false;  // since the snapshot
+  bool spawned_ = false;        // the snapshot is another's
   uint64_t break_start_ = 0, break_ = 0;
   Blocks blocks_;
   std::vector<uint64_t> own_blocks_;  // keys of blocks with an own page; perhaps some more

@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "libdune/rings.h"
 #include "sandbox/memory.h"
 
 namespace dune::sandbox {
@@ -23,6 +24,8 @@ constexpr uint64_t kGuard = 1 << 20;  // nothing at the very ends
 uint64_t round_up(uint64_t bytes) { return (bytes + kPage - 1) & ~(kPage - 1); }
 
 Result<Windows> reserve() {
+  auto distrusted = distrust_ring3();
+  if (!distrusted) return distrusted.error();
   Windows w;
   constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
   void* low =
@@ -87,8 +90,8 @@ void Memory::split_at(uint64_t at) {
   if (!area || start == at) return;
   Area tail = *area;
   tail.offset += at - start;
-  area->end = at;
   areas_.emplace(at, std::move(tail));
+  area->end = at;
 }
 
 void Memory::remove(uint64_t start, uint64_t end) {
@@ -301,36 +304,43 @@ long Memory::mremap(uint64_t at, uint64_t old_bytes, uint64_t bytes, int flags, 
   unmap_leaves(at, at + old_bytes);
   split_at(at);
   split_at(at + old_bytes);
-  std::vector<std::pair<uint64_t, Area>> taken;
-  for (auto it = areas_.lower_bound(at); it != areas_.end() && it->first < at + moved; ++it)
-    taken.emplace_back(it->first, it->second);
+  std::vector<Areas::node_type> taken(
+      static_cast<size_t>(std::distance(areas_.lower_bound(at), areas_.lower_bound(at + moved))));
   std::vector<uint64_t> pages;
   each_block(blocks_, at, at + moved, [&](const Block& b, uint64_t start, uint64_t end) {
     for (uint64_t a = start; a < end; a += kPage)
       if (b.pages[index_of(a)]) pages.push_back(a);
   });
+  uint64_t last = 0;
+  for (const uint64_t a : pages) {
+    const uint64_t key = (to + (a - at)) / Block::kBytes;
+    if (key == last) continue;
+    last = key;
+    if (!block(key * Block::kBytes)->has_own()) add_own_block(key);
+  }
+  // All memory that is needed is there.
   for (const uint64_t a : pages) {
     Block* from = block_if_any(a);
     const unsigned i = index_of(a);
     const uint64_t there = to + (a - at);
     Block& b = *block(there);
     const unsigned j = index_of(there);
-    if (bit(from->own, i)) {
-      if (!b.has_own()) add_own_block(there / Block::kBytes);
-      set_bit(b.own, j);
-    }
+    if (bit(from->own, i)) set_bit(b.own, j);
     if (bit(from->written, i)) set_bit(b.written, j);
     b.pages[j] = from->pages[i];
     from->pages[i] = 0;
     clear_bit(from->own, i);
     clear_bit(from->written, i);
   }
+  for (auto& node : taken) node = areas_.extract(areas_.lower_bound(at));
   remove(at, at + old_bytes);
-  for (auto& [from, part] : taken) {
+  for (auto& node : taken) {
+    Area& part = node.mapped();
     part.inherited = part.reprotected = false;
     part.end = std::min(part.end, at + moved) - at + to;
     if (part.end == to + moved && bytes > moved && !part.host) part.end = to + bytes;
-    areas_.emplace(from - at + to, std::move(part));
+    node.key() = node.key() - at + to;
+    areas_.insert(std::move(node));
   }
   return static_cast<long>(to);
 }

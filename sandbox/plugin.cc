@@ -13,7 +13,7 @@
 #include "libdune/process.h"
 #include "libdune/ring_call.h"
 #include "libdune/sys.h"
-#include "sandbox/plugin_host.h"
+#include "sandbox/plugin_process.h"
 #include "sandbox/symbolise.h"
 #include "sandbox/ticker.h"
 
@@ -27,7 +27,6 @@ namespace {
 
 constexpr unsigned kMaxExports = 512;
 constexpr unsigned kThunkBytes = 16;
-constexpr uint64_t kRedZone = 128;
 constexpr const char* kLibraryPlaces[] = {"/lib", "/lib64", "/usr/lib", "/usr/lib64",
                                           "/usr/local/lib"};
 
@@ -82,71 +81,14 @@ long map_thunks(Memory& memory) {
 
 }  // namespace
 
-// What an instance shares with those that it was spawned from.
-struct Common {
-  Policy while_loading;
-  Policy policy;
-  plugin_host_table table = {};
-  PluginOptions options;
-  uint64_t thunks = 0;
-};
-
-struct PluginTask final : Task {
-  using Task::Task;
-  uint64_t entry = 0;  // of a call
-  uint64_t stack = 0;  // where the next call's begins
-};
-
-class PluginProcess final : public Process {
- public:
-  PluginProcess(Options options, std::shared_ptr<Common> common)
-      : Process(std::move(options)), common_(std::move(common)) {}
-
-  bool loading = true;
-  bool ready = false;
-  Plugin* plugin = nullptr;
-  std::vector<std::shared_ptr<const HostFunction>> exports;
-
-  bool own_call(Task& task, dune_tf& frame) override {
-    if (frame.rax < kMaxCall) return false;
-    uint64_t& stack = static_cast<PluginTask&>(task).stack;
-    if (frame.rax == PLUGIN_READY && loading && !ready) {
-      plugin_host_table& table = common_->table;
-      if (!memory().read(frame.rdi, &table, sizeof(table)) || table.call >= kUserEnd) return false;
-      ready = true;
-      stack = (frame.rsp - kRedZone) & ~15ull;
-      leave_ring3(0);
-    }
-    const uint64_t number = frame.rax - PLUGIN_CALLBACK;
-    if (number >= exports.size()) return false;
-    const uint64_t before = stack;
-    stack = (frame.rsp - kRedZone) & ~15ull;
-    abi::Incoming incoming(memory(), frame);
-    frame.rax = 0;
-    // The host's function sees memory as the host does (a collector's dirty bits, say), and
-    // may call into other sandboxes.
-    const uint64_t fs = ring3_fs(), gs = ring3_gs();
-    (void)main_space().activate();
-    (*exports[number])(*plugin, incoming);
-    (void)own_memory().space().activate();
-    (void)set_ring3_fs(fs);
-    (void)set_ring3_gs(gs);
-    stack = before;
-    if (incoming.bad_address())
-      task.end({Ended::How::kSignalled, SIGSEGV, T_PGFLT, FEC_U, incoming.bad_address(), frame.rip,
-                false, false});
-    return true;
-  }
-
-  std::shared_ptr<Common> common_;
-};
-
 struct Plugin::State {
   std::shared_ptr<Common> common;
   std::unique_ptr<PluginProcess> process;
   PluginTask task;
   std::shared_ptr<const Snapshot> snapshot;
+  std::shared_ptr<const Calls::Kept> kept;  // beside its memory
   uint64_t snapshot_fs = 0, snapshot_gs = 0, snapshot_stack = 0;
+  size_t snapshot_shared = 0;
   CallError broken;
   uint64_t handle = 0;  // of dlopen
   const bool timed;     // there are clocks to start for a call
@@ -173,37 +115,62 @@ struct Plugin::State {
   bool usually() const { return timed || common->options.clear_buffers; }
   CallError* failed();
   void fail(const Ended& ended, CallError& error);
-  void start_clocks();
+  class Clocks;
   static Result<std::unique_ptr<PluginProcess>> make(const std::shared_ptr<Common>& common,
                                                      std::unique_ptr<Memory> memory,
                                                      std::string& why);
 };
 
-void Plugin::State::fail(const Ended& ended, CallError& error) {
-  error.ended = ended;
+int code_of(const Ended& ended) {
   switch (ended.how) {
     case Ended::How::kNot:
-    case Ended::How::kReplaced: return;
-    case Ended::How::kExited: error.code = ECANCELED; break;
+    case Ended::How::kReplaced: break;
+    case Ended::How::kExited: return ECANCELED;
     case Ended::How::kDeadline:
-    case Ended::How::kCpuTime: error.code = ETIME; break;
-    case Ended::How::kRefused: error.code = EACCES; break;
-    case Ended::How::kSignalled: error.code = ended.out_of_memory ? ENOMEM : EFAULT; break;
+    case Ended::How::kCpuTime: return ETIME;
+    case Ended::How::kRefused: return EACCES;
+    case Ended::How::kSignalled: return ended.out_of_memory ? ENOMEM : EFAULT;
+    case Ended::How::kThrew: return EPROTO;
+    case Ended::How::kTooDeep: return ELOOP;
   }
-  error.where = describe(process->own_memory(), ended);
-  broken = error;
-  unusual = true;
+  return 0;
 }
 
-void Plugin::State::start_clocks() {
-  const PluginOptions& o = common->options;
-  if (o.deadline) task.expires = Ticker::mine().after(o.deadline);
-  if (!o.cpu_budget) return;
-  Ticker::mine().start();
-  task.cpu_budget = o.cpu_budget;
-  task.cpu_from = 0;
-  task.cpu_spent = false;
+// First of all it is broken: what follows may throw.
+void Plugin::State::fail(const Ended& ended, CallError& error) {
+  error.ended = broken.ended = ended;
+  error.code = broken.code = code_of(ended);
+  if (!error.code) return;
+  unusual = true;
+  broken.where.clear();
+  error.where = describe(process->own_memory(), ended);
+  broken.where = error.where;
 }
+
+// Those of an outermost call.
+class Plugin::State::Clocks {
+ public:
+  explicit Clocks(State& state)
+      : task_(state.task), starts_(state.timed && !task_.runs() && !task_.expires) {
+    if (!starts_) return;
+    const PluginOptions& o = state.common->options;
+    if (o.deadline) task_.expires = Ticker::mine().after(o.deadline);
+    if (!o.cpu_budget) return;
+    Ticker::mine().start();
+    task_.cpu_budget = o.cpu_budget;
+    task_.cpu_from = 0;
+    task_.cpu_spent = false;
+  }
+  ~Clocks() {
+    if (starts_) task_.expires = task_.cpu_budget = 0;
+  }
+  Clocks(const Clocks&) = delete;
+  Clocks& operator=(const Clocks&) = delete;
+
+ private:
+  PluginTask& task_;
+  const bool starts_;
+};
 
 const CallError& CallError::none() {
   static const CallError none;
@@ -454,6 +421,7 @@ Result<int> Plugin::give(int host_fd) {
   if (!file) return Error{ENOMEM};
   const int fd = state_->process->descriptors().install(std::move(file), true);
   if (fd < 0) return Error{-fd};
+  state_->process->calls().note_change();
   return fd;
 }
 
@@ -468,9 +436,12 @@ Result<void> Plugin::snapshot() {
   State& s = *state_;
   if (s.task.runs()) return Error{EBUSY, "a call is under way"};
   if (s.broken.code) return Error{ESHUTDOWN};
+  auto kept = s.process->calls().keep();
   auto taken = s.process->own_memory().snapshot();
   if (!taken) return taken.error();
   s.snapshot = *taken;
+  s.kept = std::move(kept);
+  s.snapshot_shared = s.shared.size();
   s.snapshot_fs = s.task.fs;
   s.snapshot_gs = s.task.gs;
   s.snapshot_stack = s.task.stack;
@@ -482,6 +453,8 @@ Result<void> Plugin::reset() {
   if (s.task.runs()) return Error{EBUSY, "a call is under way"};
   auto done = s.process->own_memory().reset();
   if (!done) return done;
+  s.process->calls().restore(*s.kept);
+  s.shared.resize(s.snapshot_shared);
   s.task.fs = s.snapshot_fs;
   s.task.gs = s.snapshot_gs;
   s.task.stack = s.snapshot_stack;
@@ -507,6 +480,7 @@ Result<Plugin> Plugin::spawn() const {
   state->task.gs = state->snapshot_gs = s.snapshot_gs;
   state->snapshot_stack = s.snapshot_stack;
   state->snapshot = s.snapshot;
+  state->kept = state->process->calls().keep();
   state->handle = s.handle;
   state->task.entry = s.task.entry;
   return Plugin(std::move(state));
@@ -533,10 +507,9 @@ inline CallError* Plugin::State::call(Ring3Call& call) {
 }
 
 CallError* Plugin::State::failed() {
-  auto error = std::make_unique<CallError>();
-  fail(task.ended, *error);
-  task.ended = {};
-  return error.release();
+  CallError error;
+  fail(std::exchange(task.ended, {}), error);
+  return new CallError(std::move(error));
 }
 
 CallError* Plugin::State::call_unusual(abi::Registers& registers) {
@@ -553,12 +526,9 @@ CallError* Plugin::State::call_unusual(abi::Registers& registers) {
                                      registers.stacked * sizeof(uint64_t)))
       return CallError::make(EFAULT).release();
   }
-  const bool starts = timed && !task.runs() && !task.expires;
-  if (starts) start_clocks();
+  const Clocks clocks(*this);
   process->before_ring3();
-  CallError* const error = call(registers.call);
-  if (starts) task.expires = task.cpu_budget = 0;
-  return error;
+  return call(registers.call);
 }
 
 }  // namespace dune::sandbox

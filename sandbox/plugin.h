@@ -23,8 +23,12 @@
 // CPU.  What the host left in the CPU's buffers (MDS, TAA, MMIO stale data, RFDS) can be
 // cleared before ring 3 runs; a hyperthread beside it still sees them.  Linux's SPEC_CTRL
 // stays in force: with enhanced IBRS ring 3's branches do not train ring 0's, and
-// prctl(PR_SET_SPECULATION_CTRL) holds inside.  There is no IBPB at a change of ring, and nothing
+// prctl(PR_SET_SPECULATION_CTRL) holds inside.  On CPUs with VMSCAPE Linux makes an IBPB before
+// user mode of a process with sandboxes.  There is none at a change of ring, and nothing
 // protects a bounds check of the host's on what a plugin passed (Spectre v1).
+//
+// The host's own lack of memory is std::bad_alloc, as elsewhere; in what ring 3 asks for it is
+// ENOMEM, of ring 3's call or of the host's.
 //
 // A Plugin is used by one thread at a time; different ones by any number of threads.
 // Precondition of everything here: in_dune().
@@ -69,8 +73,9 @@ struct PluginOptions {
 // Why a call has no result.
 struct CallError {
   int code = 0;  // EFAULT, EACCES (policy), ETIME (deadline, CPU budget), ENOMEM, ECANCELED (it
-                 // exited), ESHUTDOWN (an earlier call failed so), E2BIG (arguments), ESTALE (in
-                 // a fork child: its own plugins only)
+                 // exited), EPROTO (a function of the host threw), ELOOP (calls and callbacks
+                 // nest too deeply), ESHUTDOWN (an earlier call failed so), E2BIG (arguments),
+                 // ESTALE (in a fork child: its own plugins only)
   Ended ended;   // what exactly
   std::string where;
   static const CallError& none();
@@ -162,8 +167,9 @@ class Plugin {
   bool write(Remote<T> at, std::span<const T> from) {
     return write(at.at, from.data(), from.size_bytes());
   }
-  // Memory that both use directly, each at its own address; gone with the plugin.  What
-  // ring 3 writes there may change while it is read.
+  // Memory that both use directly, each at its own address; gone with the plugin, or when
+  // reset() goes back to before.  What ring 3 writes there may change while it is read.
+  // reset() leaves its content alone, and other instances do not have it.
   struct Shared {
     std::span<char> host;
     Remote<void> remote;
@@ -171,12 +177,13 @@ class Plugin {
   Result<Shared> share(uint64_t bytes);
 
   // The number by which ring 3 has a duplicate of this descriptor of the host's.  What it may
-  // do with it, the policy says.  EBADF, EMFILE.
+  // do with it, the policy says.  Gone when reset() goes back to before.  EBADF, EMFILE.
   Result<int> give(int host_fd);
 
   // A function of the host that ring 3 may call, as an address to pass to it.  It runs in
-  // ring 0 on the calling thread and may call into the plugin again; it must not throw, and
-  // what it is given may be any nonsense.  It stays over reset(), and instances that are
+  // ring 0 on the calling thread, with 64 KiB of stack at least, and may call into the plugin
+  // again.  What it is given may be any nonsense.  What it throws goes no further than ring 3,
+  // whose call ends: EPROTO, std::bad_alloc: ENOMEM.  It stays over reset(), and instances that are
   // spawned later call the same one, from whatever thread they are on.  ENOSPC: 512 of them.
   Result<uint64_t> export_raw(HostFunction function);
   //   plugin.export_function<double(point, int)>([](point p, int n) { return p.x * n; });
@@ -189,7 +196,10 @@ class Plugin {
   }
 
   // EBUSY: a call is under way.  EINVAL (reset, spawn): no snapshot.  A spawned instance is
-  // as at the snapshot, with all addresses the same, and its reset() goes back there.
+  // as at the snapshot, with all addresses the same, and its reset() goes back there; but it
+  // has no descriptors, and sees no files.
+  // What goes back: memory, registers, descriptors (but not how far a file has been read),
+  // current directory, umask, limits.
   Result<void> snapshot();
   Result<void> reset();
   Result<Plugin> spawn() const;
@@ -253,7 +263,7 @@ HostFunction Plugin::host_function(F function, std::type_identity<R(A...)>) {
     uint64_t room = 0;
     if constexpr (abi::hidden_result<R>()) room = call.take<uint64_t>();
     std::tuple<A...> arguments{call.take<A>()...};  // braces: in this order
-    if (call.bad_address()) return;
+    if (call.failed()) return;
     auto run = [&](A&... a) -> R {
       if constexpr (std::is_invocable_v<F&, A&...>)
         return f(a...);

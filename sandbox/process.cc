@@ -62,7 +62,18 @@ uint64_t cpu_time() {
   return static_cast<uint64_t>(t.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(t.tv_nsec);
 }
 
-bool expired(const Task& task) { return task.expires && Ticker::mine().past(task.expires); }
+// Runs f().  Above it is ring 3, where nothing can be thrown to: that ends there instead.
+template <class F>
+void contained(Task& task, uint64_t rip, F f) noexcept {
+  Ended how = {Ended::How::kSignalled, SIGKILL, Ended::kNoVector, 0, 0, rip, true, false};
+  try {
+    return f();
+  } catch (const std::bad_alloc&) {
+  } catch (...) {
+    how = {Ended::How::kThrew, 0, Ended::kNoVector, 0, 0, rip, false, false};
+  }
+  task.end(how);
+}
 
 Ended::How time_up(const Task& task) {
   return task.cpu_spent ? Ended::How::kCpuTime : Ended::How::kDeadline;
@@ -83,6 +94,8 @@ Task* Task::current() {
     if (Task* task = Process::task_of(*c)) return task;
   return nullptr;
 }
+
+bool Task::expired() const { return expires && Ticker::mine().past(expires); }
 
 bool Task::runs() const {
   for (const Ring3Context* c = Thread::current()->ring_block().context; c; c = c->outer)
@@ -150,32 +163,35 @@ bool Process::own_trap(Task&, const Ended&, dune_tf&) { return false; }
 
 void Process::from_syscall(dune_tf& frame, void* context) {
   Task& task = *static_cast<Task*>(context);
-  Process& self = task.process;
-  if (!self.own_call(task, frame)) {
-    const Arguments args = {frame.rdi, frame.rsi, frame.rdx, frame.rcx, frame.r8, frame.r9};
-    const uint64_t number = frame.rax;
-    frame.rax = static_cast<uint64_t>(
-        number < kMaxCall ? self.calls_->run(static_cast<unsigned>(number), args) : -ENOSYS);
-    if (!task.scratch.empty()) {
-      task.scratch.clear();
-      task.scratch_bytes = 0;
-    }
-    self.after_call(task, number, frame);
-  }
-  if (expired(task)) {
+  contained(task, frame.rip, [&] { task.process.answer(task, frame); });
+  if (task.expired()) {
     Ended how;
     how.how = time_up(task);
     how.rip = frame.rip;
     task.end(how);
   }
   if (task.ended.how != Ended::How::kNot) leave_ring3(0);
-  self.before_ring3();
+  task.process.before_ring3();
+}
+
+void Process::answer(Task& task, dune_tf& frame) {
+  if (own_call(task, frame)) return;
+  const Arguments args = {frame.rdi, frame.rsi, frame.rdx, frame.rcx, frame.r8, frame.r9};
+  const uint64_t number = frame.rax;
+  frame.rax = static_cast<uint64_t>(
+      number < kMaxCall ? calls_->run(static_cast<unsigned>(number), args) : -ENOSYS);
+  if (!task.scratch.empty()) {
+    task.scratch.clear();
+    task.scratch_bytes = 0;
+  }
+  after_call(task, number, frame);
 }
 
 void Process::from_trap(uint8_t vector, uint64_t error, Gva address, dune_tf& frame,
                         void* context) {
   Task& task = *static_cast<Task*>(context);
-  task.process.trapped(task, vector, error, address, frame);
+  contained(task, frame.rip, [&] { task.process.trapped(task, vector, error, address, frame); });
+  if (task.ended.how != Ended::How::kNot) leave_ring3(0);
   task.process.before_ring3();
 }
 
@@ -189,18 +205,13 @@ void Process::trapped(Task& task, uint8_t vector, uint64_t error, Gva address, d
     how.mapped = fault == Memory::Fault::kNotAllowed;
   } else if (vector == Ticker::kVector) {
     on_tick();
-    if (!expired(task)) return;
+    if (!task.expired()) return;
     how.how = time_up(task);
   }
   if (how.how == Ended::How::kSignalled) {
-    if (own_trap(task, how, frame)) {
-      if (task.ended.how != Ended::How::kNot) leave_ring3(0);
-      return;
-    }
-    if (vector >= 32) return;
+    if (own_trap(task, how, frame) || vector >= 32) return;
   }
   task.end(how);
-  leave_ring3(0);
 }
 
 long Process::memory_call(unsigned number, const Arguments& a, int host_fd) {

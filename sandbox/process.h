@@ -5,8 +5,8 @@
 // A Process is a program from its first instruction to its end; Plugin keeps one at hand
 // and calls into it.  Each thread of ring 3 (Task) runs on a thread of the host process.
 //
-// Nothing throws, and nothing jumps out of a call that is being carried out: whoever wants
-// ring 3 to end says so (Task::end), and it ends on the way back.
+// Nothing jumps out of a call that is being carried out: whoever wants ring 3 to end says so
+// (Task::end), and it ends on the way back.  What a call throws ends ring 3, and goes no further.
 #ifndef SANDBOX_PROCESS_H
 #define SANDBOX_PROCESS_H
 
@@ -41,6 +41,8 @@ struct Ended {
     kCpuTime,    // so was the CPU time
     kRefused,    // the policy ends it; value: number of the call
     kReplaced,   // by execve
+    kThrew,      // a function of the host that it called threw something
+    kTooDeep,    // it called the host in a call of the host's, again and again
   };
   How how = How::kNot;
   int value = 0;
@@ -48,7 +50,7 @@ struct Ended {
   uint64_t error = 0;          // of the exception
   uint64_t address = 0;
   uint64_t rip = 0;
-  bool out_of_memory = false;  // a fault that the memory limit made
+  bool out_of_memory = false;  // the memory limit's doing, or the host had none
   bool mapped = false;         // a page fault at what is mapped, with other rights
 };
 
@@ -77,6 +79,7 @@ struct Task {
   }
   // On the calling host thread, perhaps around others.
   bool runs() const;
+  bool expired() const;  // its deadline, on the calling thread
   // The innermost one on the calling host thread, or null.
   static Task* current();
 };
@@ -140,6 +143,9 @@ class Process : public Environment {
   static void on_tick();
   static Task* task_of(const Ring3Context& context);  // null: another client's
   static void from_trap(uint8_t vector, uint64_t error, Gva address, dune_tf& frame, void* context);
+  void answer(Task& task, dune_tf& frame);
+  long wait_with_deadline(const Task& task, char* word, const Arguments& args,
+                          const struct timespec* until);
   void trapped(Task& task, uint8_t vector, uint64_t error, Gva address, dune_tf& frame);
 
   Options options_;

@@ -22,6 +22,10 @@ struct Type {
   size_t words() const { return (bytes + 7) / 8; }
   // As it is passed; at least two words.
   std::vector<uint64_t> load(const void* value) const;
+  // Of what ring 3 passed: a bool is 0 or 1 for C.
+  void tidy(uint64_t* words) const {
+    if (code == '?') words[0] = (words[0] & 0xff) != 0;
+  }
 };
 
 struct Signature {

@@ -21,8 +21,10 @@ Store::Page Snapshot::page(uint64_t at) const {
 }
 
 // Areas and break as in the snapshot; pages are not looked at.
-void Memory::inherit() {
-  areas_ = from_->areas_;
+void Memory::inherit(Areas areas) {
+  if (spawned_)
+    std::erase_if(areas, [](const auto& a) { return a.second.host && !a.second.host->of_file(); });
+  areas_.swap(areas);
   break_start_ = from_->break_start_;
   break_ = from_->break_;
   areas_changed_ = false;
@@ -56,30 +58,34 @@ Result<std::shared_ptr<const Snapshot>> Memory::snapshot() {
     // Written leaves become read-only: by the next fault.
     if (!area.host) unmap_leaves(start, area.end);
   }
-  for (auto& [key, b] : blocks_) {
-    auto frozen = std::make_unique<Block>();
-    bool any = false;
+  for (const auto& [key, b] : blocks_) {
+    if (b->no_pages()) continue;
+    Block& frozen = *taken->blocks_.emplace(key, std::make_unique<Block>()).first->second;
     for (unsigned i = 0; i < Block::kPages; i++) {
       if (!b->pages[i]) continue;
-      any = true;
-      frozen->pages[i] = b->pages[i];
+      frozen.pages[i] = b->pages[i];
       Store::instance().get(b->pages[i]);
       taken->pages_++;
     }
+  }
+  taken->areas_ = areas_;
+  // From here on nothing fails.
+  for (Areas* areas : {&areas_, &taken->areas_}) {
+    for (auto& [start, area] : *areas) {
+      area.inherited = true;
+      area.reprotected = false;
+    }
+  }
+  for (auto& [key, b] : blocks_) {
     memset(b->own, 0, sizeof(b->own));
     memset(b->written, 0, sizeof(b->written));
-    if (any) taken->blocks_.emplace(key, std::move(frozen));
   }
   own_blocks_.clear();
   own_pages_ = 0;
-  for (auto& [start, area] : areas_) {
-    area.inherited = true;
-    area.reprotected = false;
-  }
-  taken->areas_ = areas_;
   taken->break_start_ = break_start_;
   taken->break_ = break_;
   areas_changed_ = false;
+  spawned_ = false;
   from_ = std::move(taken);
   return from_;
 }
@@ -118,6 +124,7 @@ Result<void> Memory::reset() {
   std::lock_guard locked(mutex_);
   if (!from_) return Error{EINVAL, "no snapshot was taken"};
   if (areas_changed_) {
+    Areas before = from_->areas_;  // for which there may be no memory
     for (const auto& [start, area] : areas_) {
       if (!area.inherited) {
         drop_pages(start, area.end);
@@ -126,7 +133,7 @@ Result<void> Memory::reset() {
         unmap_leaves(start, area.end);
       }
     }
-    inherit();
+    inherit(std::move(before));
   }
   size_t kept = 0;
   for (const uint64_t key : own_blocks_) {

@@ -20,9 +20,11 @@ std::string hex(uint64_t v) {
 }
 
 std::string what_happened(const Ended& e) {
+  if (e.out_of_memory)
+    return e.vector == T_PGFLT ? "out of memory at " + hex(e.address)
+                               : "the host has no memory for its call";
   switch (e.vector) {
     case T_PGFLT:
-      if (e.out_of_memory) return "out of memory at " + hex(e.address);
       return std::string(e.error & FEC_I   ? "executes"
                          : e.error & FEC_W ? "writes"
                                            : "reads") +
@@ -69,6 +71,8 @@ std::string describe(Memory& memory, const Ended& ended) {
     case Ended::How::kDeadline:
       return "does not return in time; at " + symbolise(memory, ended.rip);
     case Ended::How::kCpuTime: return "uses up its CPU time; at " + symbolise(memory, ended.rip);
+    case Ended::How::kThrew: return "a function of the host that it called threw an exception";
+    case Ended::How::kTooDeep: return "calls of it and of the host nest too deeply";
     case Ended::How::kSignalled: break;
   }
   const std::string what = what_happened(ended);

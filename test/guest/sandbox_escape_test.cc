@@ -106,7 +106,6 @@ TEST_CASE("escape: no system call follows an address of the host", "[sandbox][12
   const long fd = v.call(SYS_memfd_create, v.put("f"), 0);
   REQUIRE(fd >= 0);
   REQUIRE(v.call(SYS_write, fd, v.put("0123456789"), 10) == 10);
-  const Host now;  // with the descriptor of that
 
   struct Attack {
     const char* name;
@@ -114,6 +113,8 @@ TEST_CASE("escape: no system call follows an address of the host", "[sandbox][12
   };
   const long in = v.put("x");
   const long vec = v.put(std::vector<long>{at, 4096}.data(), 16);
+  REQUIRE(v.plugin.snapshot().ok());  // with all that
+  const Host now;
   const std::vector<Attack> attacks = {
       {"read into the host", SYS_read, fd, at, 4096, 0, 0, 0},
       {"pread", SYS_pread64, fd, at, 4096, 0, 0, 0},

@@ -204,10 +204,14 @@ TEST_CASE("plugin: a callback that cannot be given its arguments ends the call")
   int runs = 0;
   using Many = void(long, long, long, long, long, long, long);
   auto many = p.export_function<Many>([&](auto...) { runs++; });
-  auto failed = p.function<void(Remote<Many>)>("call_without_stack")(*many);
-  CHECK(failed.error().code == EFAULT);
-  CHECK(failed.error().text().find("reads 0x8") != std::string::npos);
-  CHECK(runs == 0);
+  auto call = p.function<void(Remote<Many>, int64_t)>("call_with_stack");
+  for (const int64_t stack : {int64_t{0}, int64_t{-8}, int64_t{-16}, INT64_MIN}) {
+    auto failed = call(*many, stack);
+    CHECK(failed.error().code == EFAULT);
+    if (stack == 0) CHECK(failed.error().text().find("reads 0x8") != std::string::npos);
+    CHECK(runs == 0);
+    REQUIRE(p.reset().ok());
+  }
 }
 
 TEST_CASE("plugin: a callback that calls another plugin leaves the first one's bases alone") {
@@ -331,6 +335,34 @@ TEST_CASE("plugin: a deadline interrupts a loop, with and without system calls")
     REQUIRE(p.reset().ok());
     CHECK(*p.function<int(int, int)>("divide")(42, 6) == 7);
   }
+}
+
+// Found so: FUTEX_WAIT, which mutexes need, waited for a wake that never came.
+TEST_CASE("plugin: a deadline ends a wait for a futex too", "[once]") {
+  PluginOptions options;
+  options.deadline = 50'000'000;
+  Plugin p = load("evil", options);
+  REQUIRE(p.snapshot().ok());
+  auto ask = p.function<long(long, uint64_t, long, long, uint64_t, uint64_t, long)>("ask");
+  const auto word = p.allocate(64);
+  constexpr long kFutex = 202, kPrivate = 128, kRealtime = 256;
+  enum { kWait = 0, kLockPi = 6, kWaitBitset = 9, kWaitRequeuePi = 11, kLockPi2 = 13 };
+  struct timespec time = {0, 20'000'000};
+  REQUIRE(p.write(word.at + 16, &time, sizeof(time)));
+  const uint64_t soon = word.at + 16;
+  for (const long wait :
+       {kWait + 0L, kWait | kPrivate, kWaitBitset | kPrivate, kWaitBitset | kRealtime}) {
+    INFO(wait);
+    CHECK(*ask(kFutex, word.at, wait, 1, 0, 0, -1) == -EAGAIN);
+    // At once: for WAIT_BITSET it is a time long ago.
+    CHECK(*ask(kFutex, word.at, wait, 0, soon, 0, -1) == -ETIMEDOUT);
+    CHECK(*ask(kFutex, word.at, wait, 0, 1, 0, -1) == -EFAULT);
+    CHECK(ask(kFutex, word.at, wait, 0, 0, 0, -1).error().code == ETIME);
+    REQUIRE(p.reset().ok());
+    REQUIRE(p.write(word.at + 16, &time, sizeof(time)));
+  }
+  for (const int pi : {kLockPi, kWaitRequeuePi, kLockPi2})
+    CHECK(*ask(kFutex, word.at, pi, 0, 0, word.at, 0) == -ENOSYS);
 }
 
 TEST_CASE("plugin: a CPU budget counts what the call consumes, not what it waits") {
@@ -504,6 +536,25 @@ TEST_CASE("plugin: options against speculation", "[once]") {
     CHECK(p.function<void(long)>("touch")(20));
     REQUIRE(p.reset().ok());
   }
+}
+
+TEST_CASE(
+    "plugin: the module knows of a process, and its fork children, that it runs what is not "
+    "trusted",
+    "[once]") {
+  auto untrusted = [](pid_t pid) {
+    std::ifstream vms("/sys/kernel/debug/dune/vms");
+    for (std::string line; std::getline(vms, line);)
+      if (line.starts_with("pid " + std::to_string(pid) + " ")) return line.ends_with(" untrusted");
+    return false;
+  };
+  Plugin p = load("good");
+  CHECK(untrusted(getpid()));
+  const pid_t child = fork();
+  if (child == 0) _exit(dune::in_dune() && untrusted(getpid()) ? 0 : 1);
+  int status = -1;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  CHECK(status == 0);
 }
 
 TEST_CASE("plugin: a path may be relative") {

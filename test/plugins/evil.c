@@ -33,8 +33,52 @@ long ask(long n, long a, long b, long c, long d, long e, long f) {
 void spin_in_calls(void) {
   for (;;) syscall(SYS_getpid);
 }
-// A call back with a stack that is none: its ninth argument cannot be read.
-void call_without_stack(void (*f)(void)) { asm volatile("xor %%esp, %%esp; jmp *%0" ::"r"(f)); }
+// A call back with a stack that is none: its seventh argument cannot be read.
+void call_with_stack(void (*f)(void), uint64_t stack) {
+  asm volatile("mov %1, %%rsp; jmp *%0" ::"r"(f), "r"(stack));
+}
+// No bool has this value.
+int two(void) { return 2; }
+_Bool negated(int (*f)(int)) { return !f(0x1202); }
+// Calls back, and that again.
+long again(long (*f)(long), long depth) { return f(depth + 1); }
+// Calls back with all that a caller may set set against the one that is called: exceptions
+// unmasked and pending, DF, AC, ID, NT, vectors and what a callee saves; `state`: MXCSR, x87
+// control word, RFLAGS, and those of them that are kept.  0: all was as before then.
+long call_in_state(void (*f)(void), uint64_t* state) {
+  uint64_t wrong;
+  static const uint32_t divided = 0x1f80 & ~0x200;
+  asm volatile(
+      "sub $256, %%rsp; push %%rbp; mov %[f], %%rbx; mov %[s], %%r12\n"
+      "fninit; fldz; fld1; fdivp; fldcw 8(%%r12)\n"  // #MF waits
+      "ldmxcsr (%%r12); pcmpeqd %%xmm0, %%xmm0; movdqa %%xmm0, %%xmm6; movdqa %%xmm0, %%xmm15\n"
+      "mov $0x5ec4e7, %%r13; mov %%r13, %%r14; mov %%r13, %%r15; mov %%r13, %%rbp\n"
+      "pushfq; mov 16(%%r12), %%rax; or %%rax, (%%rsp); popfq\n"
+      "call *%%rbx\n"
+      "pushfq; pop %%rcx; pushq $0x202; popfq; and 24(%%r12), %%rcx; xor 24(%%r12), %%rcx\n"
+      "stmxcsr -8(%%rsp); mov -8(%%rsp), %%eax; xor (%%r12), %%eax; or %%rax, %%rcx\n"
+      "fnstcw -8(%%rsp); movzwl -8(%%rsp), %%eax; xor 8(%%r12), %%rax; or %%rax, %%rcx\n"
+      "mov $0x5ec4e7, %%eax; xor %%rax, %%r13; or %%r13, %%rcx; xor %%rax, %%r14\n"
+      "or %%r14, %%rcx; xor %%rax, %%r15; or %%r15, %%rcx; xor %%rax, %%rbp; or %%rbp, %%rcx\n"
+      "fninit; ldmxcsr %[m]; pop %%rbp; add $256, %%rsp"
+      : "=&c"(wrong)
+      : [f] "D"(f), [s] "S"(state), [m] "m"(divided)
+      : "rax", "rbx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "xmm0", "xmm6",
+        "xmm15", "memory", "cc");
+  return (long)wrong;
+}
+// Ends so that nothing can be put back: by a fault, by an exit, or as if it had returned.
+void end_in_state(int how, uint64_t* state) {
+  asm volatile(
+      "fninit; fldz; fld1; fdivp; fldcw 8(%%rsi); ldmxcsr (%%rsi)\n"
+      "pcmpeqd %%xmm6, %%xmm6; mov $0x5ec4e7, %%ebx; mov %%rbx, %%rbp; mov %%rbx, %%r12\n"
+      "mov %%rbx, %%r13; mov %%rbx, %%r14; mov %%rbx, %%r15; wrfsbase %%rbx; wrgsbase %%rbx\n"
+      "pushfq; mov 16(%%rsi), %%rax; or %%rax, (%%rsp); popfq\n"
+      "cmp $1, %%edi; jb 1f; mov $231, %%eax; je 2f; mov $0x44754e45, %%eax; 2: syscall\n"
+      "1: ud2" ::"D"(how),
+      "S"(state)
+      : "memory");
+}
 // Ends a call that was never made, and again.
 void forge_return(void) { asm volatile("mov $0x44754e45, %eax; mov $77, %edi; syscall"); }
 void forge_ready(void) { asm volatile("mov $0x44750001, %eax; xor %edi, %edi; syscall"); }
