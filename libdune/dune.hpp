@@ -74,8 +74,9 @@ Result<Platform> probe();
 // and library of different versions), ENOMEM, EMFILE, ENOSPC (no slot).
 Result<void> enter(const Options& options = {});
 
-// Moves the calling thread out again; it goes on natively, and may enter() again.
-// Does nothing natively.
+// Moves the calling thread out again; it goes on natively, and may enter() again.  In a trap
+// handler: what was interrupted goes on natively when that returns.  Inside enter_ring3() and
+// call_ring3() it ends the process with one line.  Does nothing natively.
 void leave();
 
 // Whether the calling thread is in Dune mode now: asks the CPU, not a variable.

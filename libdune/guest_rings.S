@@ -62,7 +62,12 @@ ring3_syscall:
 	jz	process_syscall
 	mov	CLIENT_SYSCALL(%rdx), %r12
 	mov	CLIENT_CONTEXT(%rdx), %rsi
-3:	cmpl	$0, THREAD_HAS_KEPT(%rax)
+	/* What a callee keeps is not to be as ring 3 chose it; r12 and r13 get values below. */
+3:	xor	%ebx, %ebx
+	xor	%ebp, %ebp
+	xor	%r14d, %r14d
+	xor	%r15d, %r15d
+	cmpl	$0, THREAD_HAS_KEPT(%rax)
 	jne	call_handler_at_rsp
 	/* The outermost context's vector state has a place of its own, header and all. */
 	lea	(BLOCK + RING_ROOT)(%rax), %rdx

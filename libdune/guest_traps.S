@@ -172,11 +172,23 @@ return_from_trap:
 	testb	$3, FRAME_CS(%rsp)
 	jnz	to_ring3
 	mov	(%rsp), %rax
-	cmpl	$0, THREAD_HAS_KEPT(%rax)
-	jne	kept_signal
+	cmpq	$MODE_HOST, THREAD_MODE(%rax)	/* and nothing in has_kept */
+	jne	kept_or_native
 	LOAD_FRAME
 	iretq
 HIDDEN dune_guest_trap_done
+
+	/*
+	 * The handler has left Dune mode: what it interrupted goes on natively, too.  (Ring 3
+	 * does not: leave_dune_mode().)
+	 */
+kept_or_native:
+	cmpl	$MODE_HOST, THREAD_MODE(%rax)
+	je	kept_signal
+	movw	$USER_CS, FRAME_CS(%rsp)
+	movw	$USER_SS, FRAME_SS(%rsp)
+	LOAD_FRAME
+	iretq
 
 6:	mov	%rdi, %rdx
 	mov	%r14, %rdi
@@ -246,6 +258,10 @@ slow_trap:
 	push	%rax
 	sub	$FRAME_VECTOR, %rsp
 	cld
+	/* What ring 3 chose is in the frame, and not where code of ring 0 may speculate on it. */
+	.irp	r, ebx, ebp, r8d, r9d, r10d, r11d, r12d, r13d, r14d, r15d
+	xor	%\r, %\r
+	.endr
 	mov	%rsp, %rdi
 	call	dune_trap		/* null: done.  Else: a copy of the frame, elsewhere */
 	test	%rax, %rax
@@ -267,6 +283,7 @@ kept_signal:
  */
 HIDDEN call_handler_at_rsp
 	mov	%rsp, %rax
+	xor	%r13d, %r13d
 HIDDEN call_handler
 	mov	%rax, %rsp
 	mov	%rax, %rbx

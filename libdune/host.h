@@ -43,6 +43,10 @@ dune_tf* host_clone(Thread& thread);
 // kept: the guest makes the call again after its handler.
 void host_exit_thread(Thread& thread);
 
+// The thread goes on natively for good.  Ends the process when it is to go back to ring 3 sometime,
+// which would be free there.
+void leave_dune_mode(Thread& thread);
+
 // execve and execveat.  Returns -errno, if at all.
 long host_exec(Thread& thread);
 

@@ -53,9 +53,7 @@ uint64_t clone_flags(const dune_run& run) {
       .text(" (error ")
       .dec(static_cast<uint64_t>(ready.error().code))
       .text(")");
-  thread.leaving = kModeNative;
-  soft_dirty_ran_natively();
-  give_back_signal_stack(thread);
+  leave_dune_mode(thread);
   dune_host_native(thread.native_frame());
 }
 

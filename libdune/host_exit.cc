@@ -70,12 +70,22 @@ const char* exit_reason_name(uint32_t reason) {
   end_process(SIGABRT);
 }
 
-// Natively for good.
+}  // namespace
+
 void leave_dune_mode(Thread& thread) {
+  const RingBlock& rings = thread.ring_block();
+  if (rings.context != &rings.root) {
+    Line().text(
+        "a handler of ring 3 has left Dune mode, where ring 3 cannot go on; the process cannot "
+        "continue");
+    end_process(SIGABRT);
+  }
   thread.leaving = kModeNative;
   soft_dirty_ran_natively();
   give_back_signal_stack(thread);
 }
+
+namespace {
 
 // DUNE_RUN itself failed.
 dune_tf* run_failed(Thread& thread, int err) {

@@ -109,8 +109,8 @@ struct alignas(16) Thread {
   uint64_t host_sp;  // the host side's stack pointer, whenever the guest runs
   dune_run* run;
   int32_t vcpu_fd;
-  Mode mode;
-  Mode leaving;       // what dune_host_native() makes of it
+  Mode leaving;       // what dune_host_native() makes of `mode`
+  Mode mode;          // these two are looked at together behind a trap
   uint32_t has_kept;  // a signal waits in `kept`, and all are blocked
   KernelStack native_stack;
   bool entered_by_call;   // dune_enter_guest() waits for a result in rax

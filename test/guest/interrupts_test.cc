@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cerrno>
 #include <thread>
+#include <vector>
 
 #include <catch2/catch.hpp>
 
@@ -63,7 +64,44 @@ TEST_CASE("the timer interrupts a thread that only counts") {
   REQUIRE(set_timer(0, 50).ok());
   usleep(5000);
   CHECK(taken[50] == 1);
-  CHECK(set_timer(1000, 14).error().code == EINVAL);
+  for (uint8_t vector : {0, 14, 31, 255}) {
+    CHECK(set_timer(1000, vector).error().code == EINVAL);
+    CHECK(send_interrupt(gettid(), vector).error().code == EINVAL);
+  }
+  leave();
+}
+
+TEST_CASE("each thread has a timer of its own, which strikes once") {
+  constexpr int kThreads = 4;
+  REQUIRE(enter().ok());
+  static std::atomic<int> own[kThreads], others;
+  static thread_local int number;
+  others = 0;
+  for (int t = 0; t < kThreads; t++) {
+    own[t] = 0;
+    on_trap(
+        static_cast<uint8_t>(100 + t),
+        [](dune_tf&, void* t) {
+          const auto mine = static_cast<int>(reinterpret_cast<long>(t));
+          mine == number ? own[mine]++ : others++;
+        },
+        reinterpret_cast<void*>(long{t}));
+  }
+  std::atomic<int> armed{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; t++)
+    threads.emplace_back([&, t] {
+      number = t;
+      if (!set_timer(1'000'000u * static_cast<unsigned>(t + 1), static_cast<uint8_t>(100 + t)))
+        return;
+      armed++;
+      while (!own[t] || armed < kThreads) asm volatile("pause");
+      usleep(3000);
+    });
+  for (auto& thread : threads) thread.join();
+  for (int t = 0; t < kThreads; t++) CHECK(own[t] == 1);
+  CHECK(others == 0);
+  for (int t = 0; t < kThreads; t++) on_trap(static_cast<uint8_t>(100 + t), nullptr);
   leave();
 }
 

@@ -33,6 +33,10 @@ PIECE(r3_add,
       "lea 1(%rdi), %rdi; mov $1000, %eax; syscall; mov %rax, %rdi; mov $1001, %eax; syscall; ud2")
 PIECE(r3_int80, "int $0x80; ud2")
 PIECE(r3_sysenter, "sysenter; ud2")
+PIECE(r3_sysexit, "sysexitq; ud2")
+PIECE(r3_sysexit32, "sysexitl; ud2")
+PIECE(r3_sysret, "lea 1f(%rip), %rcx; mov $0x3202, %r11d; sysretq; 1: ud2")
+PIECE(r3_sysret32, "lea 1f(%rip), %rcx; mov $0x3202, %r11d; sysretl; 1: ud2")
 PIECE(r3_far,
       "sub $16, %rsp; lea 1f(%rip), %rax; mov %eax, (%rsp); movw $0x10, 4(%rsp); lcall *(%rsp); 1: "
       "ud2")
@@ -47,10 +51,18 @@ PIECE(r3_rsp,
 PIECE(r3_rsp_kernel, "mov %rdi, %rsp; mov $1001, %eax; mov $5, %edi; syscall; ud2")
 PIECE(r3_flags,
       "pushf; orq $0x47500, (%rsp); popf; nop; mov $1001, %eax; mov $6, %edi; syscall; ud2")
+// Everything that ring 0 must not find: DF, AC, NT, IOPL; and its own values in all registers.
+PIECE(r3_dirty,
+      "pushf; orq $0x47400, (%rsp); popf; mov $0xbad0bad0bad, %rbx; mov %rbx, %rbp; mov %rbx, %r12;"
+      "mov %rbx, %r13; mov %rbx, %r14; mov %rbx, %r15; mov $1000, %eax; syscall; int3; mov "
+      "(%rdi), %rax; mov $1001, %eax; syscall; ud2")
 PIECE(r3_vmcall, "mov $39, %eax; vmcall; ud2")
 PIECE(r3_swapgs, "swapgs; ud2")
 PIECE(r3_cli, "cli; ud2")
 PIECE(r3_spin, "1: pause; jmp 1b")
+PIECE(r3_compat_sysenter,
+      "sub $16, %rsp; lea 1f(%rip), %rax; mov %eax, (%rsp); movl $0x23, 4(%rsp); lretl; 1: "
+      ".code32; sysenter; ud2; .code64")
 PIECE(r3_compat,
       "sub $16, %rsp; lea 1f(%rip), %rax; mov %eax, (%rsp); movl $0x23, 4(%rsp); lretl; 1: "
       ".code32; mov $1001, %eax; int $0x80; .code64; ud2")
@@ -138,6 +150,12 @@ TEST_CASE("every other way out of ring 3 is an exception in ring 0") {
   CHECK(RUN(r3_int80, 0) == -T_GPFLT);
   CHECK(last_error == 0x80 * 8 + 2);
   CHECK(RUN(r3_sysenter, 0) == -T_GPFLT);
+  for (int i = 0; i < 2; i++) {
+    CHECK((i ? RUN(r3_sysexit, 0) : RUN(r3_sysexit32, 0)) == -T_GPFLT);
+    CHECK((last_error == 0 && last_frame.cs == DUNE_SEL_USER_CODE));
+    CHECK((i ? RUN(r3_sysret, 0) : RUN(r3_sysret32, 0)) == -T_GPFLT);
+    CHECK((last_error == 0 && last_frame.cs == DUNE_SEL_USER_CODE));
+  }
   CHECK(RUN(r3_far, 0) == -T_GPFLT);
   CHECK(last_error == 0x10);
   CHECK(RUN(r3_int3, 0) == 7);
@@ -146,6 +164,8 @@ TEST_CASE("every other way out of ring 3 is an exception in ring 0") {
   CHECK(RUN(r3_swapgs, 0) == -T_GPFLT);
   CHECK(RUN(r3_cli, 0) == -T_GPFLT);
   CHECK(RUN(r3_compat, 0) == -T_GPFLT);  // int 0x80 of 32-bit code
+  CHECK(last_frame.cs == 0x23);
+  CHECK(RUN(r3_compat_sysenter, 0) == -T_GPFLT);
   CHECK(last_frame.cs == 0x23);
 }
 
@@ -177,6 +197,69 @@ TEST_CASE("GS, FS, RSP and RFLAGS of ring 3 stay in ring 3") {
   CHECK(RUN(r3_flags, 0) == -T_DEBUG);
   CHECK((last_frame.cs & 3) == 3);
   CHECK((last_frame.rflags & 0x3000) == 0);
+}
+
+namespace {
+
+// What a handler finds when it starts: RFLAGS, and whether a register that a callee keeps is
+// still ring 3's.
+struct Start {
+  uint64_t flags, kept[6];
+};
+Start starts[3];
+int started;
+
+extern "C" void note_start(dune_tf* tf, const uint64_t* at) {
+  Start& s = starts[started++];
+  s.flags = at[6];
+  memcpy(s.kept, at, sizeof(s.kept));
+  if (tf->rax == 1001) leave_ring3(started);
+}
+extern "C" void noting_handler(dune_tf& tf, void*);
+asm(R"(
+noting_handler:
+  pushfq
+  push %r15
+  push %r14
+  push %r13
+  push %r12
+  push %rbp
+  push %rbx
+  mov %rsp, %rsi
+  call note_start
+  add $56, %rsp
+  ret
+)");
+
+}  // namespace
+
+TEST_CASE("a handler starts with none of ring 3's flags and kept registers") {
+  Ring3 ring3;
+  const auto check = [](uint64_t bad) {
+    for (int i = 0; i < started; i++) {
+      INFO("handler " << i << " flags " << starts[i].flags);
+      CHECK((starts[i].flags & 0x47500) == 0);
+      CHECK((starts[i].flags & 0x200));
+      for (uint64_t value : starts[i].kept) CHECK(value != bad);
+    }
+  };
+  on_syscall(noting_handler);
+  on_trap(T_BRKPT, noting_handler);
+  started = 0;
+  CHECK(RUN(r3_dirty, reinterpret_cast<uint64_t>(stack) - 64) == 3);
+  CHECK(started == 3);
+  check(0xbad0bad0bad);
+
+  // And in a client's, behind which they are ring 3's again.
+  static const Ring3Client client = {
+      noting_handler,
+      [](uint8_t, uint64_t, Gva, dune_tf& tf, void*) { noting_handler(tf, nullptr); }, nullptr};
+  started = 0;
+  auto left = enter_ring3(
+      ring3_frame(Gva(code), Gva(stack), reinterpret_cast<uint64_t>(stack) - 64), client);
+  REQUIRE(left.ok());
+  CHECK(*left == 3);
+  check(0xbad0bad0bad);
 }
 
 TEST_CASE("a frame cannot smuggle rights into ring 3") {

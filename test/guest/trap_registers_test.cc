@@ -167,6 +167,58 @@ TEST_CASE("a trap leaves the red zone alone, in a handler too", "[registers][tra
   leave();
 }
 
+// RFLAGS.TF traps behind each instruction that loads the registers, waits and stores them, and
+// behind each of red_zone_probe(): the loads as well as the traps in between.
+TEST_CASE("registers and red zone survive a trap at each instruction", "[registers][traps][once]") {
+  REQUIRE(enter().ok());
+  static char* page;
+  page = two_pages();
+  static int steps, wait;
+  test::test_wait_word = reinterpret_cast<volatile uint64_t*>(page);
+  on_trap(T_DEBUG, [](dune_tf&, void*) {
+    do_everything();
+    if (++steps == wait) *test::test_wait_word = 1;
+  });
+  std::mt19937_64 rng(11);
+  for (int i = 0; i < 3; i++) {
+    auto in = test::Registers::random(rng);
+    auto out = test::Registers();
+    in.rflags |= 0x300;
+    asm volatile("rdfsbase %0" : "=r"(in.fs_base));  // the handler has TLS
+    handled = steps = 0;
+    wait = 40;
+    test::test_with_registers(&in, &out, test::Event::kWait);
+    INFO("round " << i);
+    CHECK(steps > 60);
+    CHECK(handled == steps);
+    CHECK(test::difference(in, out, 1u << 1 | 1u << 4) == "");  // rcx, rsp
+  }
+
+  on_trap(T_BRKPT, [](dune_tf&, void*) { do_everything(); });
+  on_trap(90, [](dune_tf&, void*) { do_everything(); });
+  on_page_fault([](Gva at, uint64_t, dune_tf&, void*) {
+    do_everything();
+    (void)main_space().change(at.align_down(4096), 4096, kPteWritable, 0);
+  });
+  (void)main_space().change(Gva(page), 8192, 0, kPteWritable);
+  steps = 0;
+  wait = -1;
+  uint64_t changed = 1, pattern = 0x5a5a5a5a5a5a5a5a;
+  asm volatile(
+      "lea -128(%%rsp), %%rsp; pushf; orl $0x100, (%%rsp); popf; call red_zone_probe;"
+      "pushf; andl $~0x100, (%%rsp); popf; lea 128(%%rsp), %%rsp"
+      : "=a"(changed), "+S"(pattern)
+      : "D"(page)
+      : "rcx", "rdx", "r8", "r9", "r10", "r11", "xmm1", "memory", "cc");
+  CHECK(changed == 0);
+  CHECK(steps > 100);
+  on_trap(T_DEBUG, nullptr);
+  on_trap(T_BRKPT, nullptr);
+  on_trap(90, nullptr);
+  on_page_fault(nullptr);
+  leave();
+}
+
 // change() of one page has a way of its own; it must refuse and flush like the other.
 TEST_CASE("a change of one page is a change of a range", "[traps]") {
   REQUIRE(enter().ok());
