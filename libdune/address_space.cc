@@ -2,44 +2,15 @@
 #include "libdune/address_space.h"
 
 #include <cerrno>
-#include <new>
 
 #include "libdune/own_memory.h"
 #include "libdune/process.h"
-#include "libdune/ring0.h"
-#include "libdune/space.h"
+#include "libdune/space_access.h"
 #include "libdune/sys.h"
 #include "libdune/thread.h"
-#include "libdune/tlb.h"
 
 namespace dune {
-
-alignas(4096) constinit Space spaces[kMaxSpaces] = {};
-static_assert(sizeof(Space) == 64);
-
 namespace {
-
-SpinLock spaces_lock;  // used, generation
-uint32_t top_space = 1;
-uint32_t epoch;  // how many forks lie between the first process and this one
-
-constexpr unsigned kEpochShift = 24;
-
-bool pool_owns(Gpa gpa) {
-  auto hva = process.slots.hva(gpa);
-  return hva && process.pool.owns(*hva);
-}
-
-constexpr PageMapHooks kHooks = {
-    [](Gva gva) { return process.slots.gpa(gva.align_down(kGib).value); },
-    pool_owns,
-    [](Gpa gpa) { process.pool.get(*process.slots.hva(gpa)); },
-    [](Gpa gpa) { process.pool.put(*process.slots.hva(gpa)); },
-    [](PageMap& map, Stale& stale) {
-      const auto at = reinterpret_cast<char*>(&map) - reinterpret_cast<char*>(spaces);
-      flush_stale(static_cast<uint32_t>(static_cast<size_t>(at) / sizeof(Space)), stale);
-    },
-};
 
 constexpr Error kOwnMemory = {EPERM, "memory of libdune itself"};
 
@@ -60,239 +31,19 @@ bool own_physical(Gpa gpa, uint64_t bytes) {
   return false;
 }
 
-// The lock of a space, if the handle is good.
-class Access {
- public:
-  Access(uint32_t index, uint32_t generation) {
-    if (index >= kMaxSpaces) {
-      error_ = {EBADF, "no address space"};
-      return;
-    }
-    space_ = &spaces[index];
-    interrupts_were_on_ = ring() == 0 && disable_interrupts();
-    space_->lock.lock();
-    if (__builtin_expect(!space_->alive() || space_->generation != generation, 0))
-      refuse(index, generation);
-  }
-  ~Access() {
-    if (space_) release();
-  }
-  Access(const Access&) = delete;
-  Access& operator=(const Access&) = delete;
-
-  explicit operator bool() const { return space_ != nullptr; }
-  const Error& error() const { return error_; }
-  Space& space() { return *space_; }
-  PageMap& map() { return space_->map; }
-  uint32_t index() const { return static_cast<uint32_t>(space_ - spaces); }
-
- private:
-  [[gnu::cold, gnu::noinline]] void refuse(uint32_t index, uint32_t generation) {
-    if (index != 0) {
-      const bool older = generation >> kEpochShift != epoch;
-      release();
-      error_ = older ? Error{ESTALE, "the address space of another process, from before a fork"}
-                     : Error{EBADF, "the address space was freed"};
-    } else {
-      release();
-      error_ = {EBADF, "the process has not entered Dune mode yet"};
-    }
-  }
-  void release() {
-    space_->lock.unlock();
-    space_ = nullptr;
-    if (interrupts_were_on_) enable_interrupts();
-  }
-
-  Space* space_ = nullptr;
-  Error error_;
-  bool interrupts_were_on_ = false;
-};
-
-// Flushes at the end of the scope, unless there is a batch that will.
-class FlushScope {
- public:
-  FlushScope(Access& access, Stale* batch) : access_(access), to_(batch ? batch : &own_) {}
-  ~FlushScope() {
-    if (to_ == &own_) flush_stale(access_.index(), own_);
-  }
-  FlushScope(const FlushScope&) = delete;
-  FlushScope& operator=(const FlushScope&) = delete;
-  Stale& stale() { return *to_; }
-
- private:
-  Access& access_;
-  Stale own_;
-  Stale* to_;
-};
-
-Result<uint32_t> allocate_space() {
-  Locked locked(spaces_lock);
-  for (uint32_t i = 1; i < kMaxSpaces; i++) {
-    if (spaces[i].used) continue;
-    spaces[i].used = true;
-    spaces[i].dying = true;  // no handle yet
-    if (i >= top_space) top_space = i + 1;
-    return i;
-  }
-  return Error{ENFILE, "4095 address spaces exist already"};
-}
-
-void release_space(uint32_t index) {
-  Locked locked(spaces_lock);
-  Space& s = spaces[index];
-  s.generation = (epoch << kEpochShift) | ((s.generation + 1) & ((1u << kEpochShift) - 1));
-  s.dying = false;
-  s.used = false;
-}
-
-// What ring 0 needs before it can take its first page fault there.
-Result<void> fill_runtime(PageMap& map) {
-  auto done = process.for_runtime([&](Hva start, uint64_t bytes) -> Result<void> {
-    for (uint64_t at = start.align_down(kGib).value; at < start.value + bytes; at += kGib) {
-      auto filled = map.fill(Gva(at < start.value ? start.value : at));
-      if (!filled) return filled;
-    }
-    return {};
-  });
-  return done;
-}
-
-uint64_t quick_cr3(const PageMap& map, uint32_t index) {
-  return map.root().value | (process.pcid_mask ? index | kNoFlush : 0);
-}
-
-Result<AddressSpace> publish(uint32_t index, const PageMap& map) {
-  Space& s = spaces[index];
-  Locked locked(spaces_lock);
-  s.map = map;
-  s.quick_cr3 = quick_cr3(map, index);
-  __atomic_add_fetch(&s.tlb_gen, 1, __ATOMIC_SEQ_CST);
-  s.generation = (epoch << kEpochShift) | ((s.generation + 1) & ((1u << kEpochShift) - 1));
-  s.dying = false;
-  return SpaceAccess::handle(index, s.generation);
-}
-
 }  // namespace
 
-void init_spaces(const PageTable& table, bool fork_child) {
-  if (fork_child) {
-    epoch++;
-    spaces_lock = SpinLock();
-    for (uint32_t i = 0; i < top_space; i++) {
-      spaces[i].lock = SpinLock();
-      spaces[i].used = spaces[i].dying = false;
-      spaces[i].tlb_gen++;
-      if (i) spaces[i].generation = epoch << kEpochShift;  // no handle of the parent's is good
-    }
-  }
-  spaces[0].map =
-      PageMap(table, process.arena, kHooks, process.leaves_1g ? PageSize::k1G : PageSize::k2M);
-  spaces[0].used = true;
-  spaces[0].quick_cr3 = quick_cr3(spaces[0].map, 0);
-}
-
-AddressSpace& main_space() {
-  // Without a destructor: threads may use it to the very end.
-  alignas(AddressSpace) static unsigned char storage[sizeof(AddressSpace)];
-  return *new (storage) AddressSpace(SpaceAccess::handle(0, 0));
-}
-
-Result<AddressSpace> AddressSpace::create() {
-  if (!spaces[0].used) return Error{EBADF, "the process has not entered Dune mode yet"};
-  auto index = allocate_space();
-  if (!index) return index.error();
-  auto table = PageTable::create(process.arena);
-  if (!table) {
-    release_space(*index);
-    return table.error();
-  }
-  PageMap map(*table, process.arena, kHooks, process.leaves_1g ? PageSize::k1G : PageSize::k2M);
-  auto filled = fill_runtime(map);
-  if (!filled) {
-    map.destroy();
-    release_space(*index);
-    return filled.error();
-  }
-  return publish(*index, map);
-}
-
-Result<AddressSpace> AddressSpace::clone(Clone how) {
-  auto index = allocate_space();
-  if (!index) return index.error();
-  Result<PageMap> copy = Error{EBADF};
-  {
-    Access access(index_, generation_);
-    if (access) {
-      if (how == Clone::kCopyOnWrite) {
-        FlushScope scope(access, nullptr);
-        Gva at{};
-        const Gva end(~0xfffull);
-        while (auto m = access.map().next(at, end)) {
-          if ((m->flags & (kPteClaimed | kPteWritable)) == (kPteClaimed | kPteWritable))
-            access.map().replace(*m, m->gpa, (m->flags & ~uint64_t{kPteWritable}) | kCopyOnWrite,
-                                 scope.stale());
-          at = m->gva + m->bytes();
-          if (!at.value) break;
-        }
-      }
-      copy = access.map().clone();
-    } else {
-      copy = access.error();
-    }
-  }
-  if (!copy) {
-    release_space(*index);
-    return copy.error();
-  }
-  return publish(*index, *copy);
-}
-
-void AddressSpace::destroy() {
-  if (index_ == 0 || index_ >= kMaxSpaces) return;
-  const uint32_t index = std::exchange(index_, kNone);
-  {
-    AddressSpace handle(index, generation_);
-    Access access(index, generation_);
-    handle.index_ = kNone;
-    if (!access) return;
-    access.space().dying = true;
-  }
-  if (in_dune() && Thread::current()->active_space == index)
-    switch_space(*Thread::current(), 0);  // reaps
-  else
-    reap_space(index);
-}
-
-void reap_space(uint32_t index) {
-  Space& s = spaces[index];
-  PageMap map;
-  {
-    Locked locked(s.lock);
-    if (!s.used || !s.dying || !s.map.root().value || space_in_use(index)) return;
-    map = s.map;
-    s.map = PageMap();
-    // No thread is in it, and no TLB keeps anything of it once tlb_gen has gone on; but a
-    // table page may be cached under this PCID: the next user of the PCID flushes first.
-    __atomic_add_fetch(&s.tlb_gen, 1, __ATOMIC_SEQ_CST);
-  }
-  map.destroy();
-  release_space(index);
-}
-
-bool AddressSpace::valid() const { return static_cast<bool>(Access(index_, generation_)); }
-
-bool AddressSpace::active() const { return in_dune() && Thread::current()->active_space == index_; }
-
-Result<uint64_t> AddressSpace::cr3() const {
-  Access access(index_, generation_);
-  if (!access) return access.error();
-  return access.map().root().value | (index_ & process.pcid_mask);
+// A batch flushes the TLBs of one space.
+Result<void> AddressSpace::check(Gva at, uint64_t bytes, const Batch* batch) const {
+  if (batch &&
+      (batch->index_ != index_ || batch->generation_ != generation_ || batch->epoch_ != epoch))
+    return Error{EINVAL, "the batch of another space"};
+  return PageMap::check(at, bytes);
 }
 
 Result<void> AddressSpace::map_physical(Gva at, Gpa memory, uint64_t bytes, uint64_t rights,
                                         PageSize largest, Batch* batch) {
-  auto good = PageMap::check(at, bytes);
+  auto good = check(at, bytes, batch);
   if (!good) return good;
   if (is_own(at, bytes) || ((rights & kPteUser) && own_physical(memory, bytes))) return kOwnMemory;
   Access access(index_, generation_);
@@ -303,7 +54,7 @@ Result<void> AddressSpace::map_physical(Gva at, Gpa memory, uint64_t bytes, uint
 
 Result<void> AddressSpace::map(Gva at, Hva memory, uint64_t bytes, uint64_t rights,
                                PageSize largest, Batch* batch) {
-  auto good = PageMap::check(at, bytes);
+  auto good = check(at, bytes, batch);
   if (!good) return good;
   if ((memory.value & 4095) || memory.value + bytes < bytes || memory.value + bytes > kUserEnd)
     return Error{EINVAL, "not memory of the process"};
@@ -330,7 +81,7 @@ Result<void> AddressSpace::map(Gva at, Hva memory, uint64_t bytes, uint64_t righ
 }
 
 Result<void> AddressSpace::map_new(Gva at, uint64_t bytes, uint64_t rights, Batch* batch) {
-  auto good = PageMap::check(at, bytes);
+  auto good = check(at, bytes, batch);
   if (!good) return good;
   if (is_own(at, bytes)) return kOwnMemory;
 
@@ -410,8 +161,9 @@ namespace {
 }  // namespace
 
 Result<void> AddressSpace::protect(Gva at, uint64_t bytes, uint64_t rights, Batch* batch) {
-  auto good = PageMap::check(at, bytes);
+  auto good = check(at, bytes, batch);
   if (!good) return good;
+  if (is_own(at, bytes)) return kOwnMemory;
   Access access(index_, generation_);
   if (!access) return access.error();
   if (rights & kPteUser) {
@@ -424,8 +176,9 @@ Result<void> AddressSpace::protect(Gva at, uint64_t bytes, uint64_t rights, Batc
 
 Result<void> AddressSpace::change_range(Gva at, uint64_t bytes, uint64_t set, uint64_t clear,
                                         Batch* batch) {
-  auto good = PageMap::check(at, bytes);
+  auto good = check(at, bytes, batch);
   if (!good) return good;
+  if (is_own(at, bytes)) return kOwnMemory;
   Access access(index_, generation_);
   if (!access) return access.error();
   if (set & kPteUser) {
@@ -444,7 +197,7 @@ Result<void> AddressSpace::change_range(Gva at, uint64_t bytes, uint64_t set, ui
 }
 
 Result<void> AddressSpace::unmap(Gva at, uint64_t bytes, Batch* batch) {
-  auto good = PageMap::check(at, bytes);
+  auto good = check(at, bytes, batch);
   if (!good) return good;
   if (is_own(at, bytes)) return kOwnMemory;
   Access access(index_, generation_);
@@ -455,7 +208,7 @@ Result<void> AddressSpace::unmap(Gva at, uint64_t bytes, Batch* batch) {
 
 // The default mapping comes back by a page fault, for which its memory has to be there.
 Result<void> AddressSpace::reset(Gva at, uint64_t bytes, Batch* batch) {
-  auto good = PageMap::check(at, bytes);
+  auto good = check(at, bytes, batch);
   if (!good) return good;
   if (is_own(at, bytes)) return kOwnMemory;
   Access access(index_, generation_);
@@ -509,7 +262,7 @@ Result<void> AddressSpace::take_pages(Gva start, uint64_t blocks, uint64_t bits,
                                       const uint64_t* mask, uint64_t* found, Batch* batch) {
   constexpr uint64_t kBlock = bytes(PageSize::k2M);
   if (start.value % kBlock || blocks > kUserEnd / kBlock) return Error{EINVAL};
-  auto good = PageMap::check(start, blocks * kBlock);
+  auto good = check(start, blocks * kBlock, batch);
   if (!good) return good;
   Access access(index_, generation_);
   if (!access) return access.error();
@@ -555,13 +308,16 @@ bool AddressSpace::copy_on_write(Gva at) {
     }
     auto from = process.slots.hva(m->gpa);
     if (!from) return false;
-    if (process.pool.owns(*from) &&
-        __atomic_load_n(&process.pool.record(*from)->refs, __ATOMIC_ACQUIRE) == 1) {
+    {
+      // A second reference to what only this space has can come by clone() alone, which waits.
       Access access(index_, generation_);
       if (!access) return false;
-      FlushScope scope(access, nullptr);
-      access.map().replace(*m, m->gpa, rights, scope.stale());
-      return true;
+      if (process.pool.owns(*from) &&
+          __atomic_load_n(&process.pool.record(*from)->refs, __ATOMIC_ACQUIRE) == 1) {
+        FlushScope scope(access, nullptr);
+        access.map().replace(*m, m->gpa, rights, scope.stale());
+        return true;
+      }
     }
     auto page = process.pool.alloc();
     if (!page) return false;
@@ -577,17 +333,6 @@ bool AddressSpace::copy_on_write(Gva at) {
     process.pool.put(*page);  // the leaf has its own reference, if it was replaced
     return gpa.ok();
   }
-}
-
-void Batch::commit() {
-  Access access(index_, generation_);
-  if (access) flush_stale(index_, stale_);
-}
-
-Result<void> fill_active(Gva gva) {
-  Space& s = spaces[Thread::current()->active_space];
-  Locked locked(s.lock);
-  return s.map.fill(gva);
 }
 
 }  // namespace dune

@@ -25,10 +25,11 @@
 // All calls work in Dune mode and natively (activate() in Dune mode only), on any thread,
 // in trap handlers too.  Errors are errno values:
 //
-//   EINVAL   empty, unaligned, non-canonical or oversized range
+//   EINVAL   empty, unaligned, non-canonical or oversized range; the batch of another space
 //   EEXIST   map() over something that the program mapped before
 //   ENOENT   no such mapping
-//   EPERM    ring 3 would reach memory of libdune itself, or something else be in its place
+//   EPERM    memory of libdune itself: ring 3 would reach it, ring 0 lose rights there, or
+//            something else be in its place
 //   EBADF    no space: never created, moved from, or freed
 //   ESTALE   the space of another process: it was made before a fork
 //   ENOMEM, ENOSPC   out of table pages, out of slots
@@ -147,6 +148,7 @@ class AddressSpace {
   static constexpr uint32_t kNone = ~0u;
   constexpr AddressSpace(uint32_t index, uint32_t generation)
       : index_(index), generation_(generation) {}
+  Result<void> check(Gva at, uint64_t bytes, const Batch* batch) const;
   Result<void> change_range(Gva at, uint64_t bytes, uint64_t set, uint64_t clear, Batch* batch);
   Result<void> change_taking(Gva at, uint64_t set, uint64_t clear);
   Result<Mapping> next(Gva at, Gva end) const;
@@ -156,12 +158,11 @@ class AddressSpace {
   uint32_t generation_ = 0;
 };
 
-// Changes that reach the TLBs together, at commit() or at the end of its life.  Until
-// then other threads may still use what was taken away.
+// Changes of one space that reach the TLBs together, at commit() or at the end of its life.
+// Until then other threads may still use what was taken away.  The space may go before it.
 class Batch {
  public:
-  explicit Batch(const AddressSpace& space)
-      : index_(space.index_), generation_(space.generation_) {}
+  explicit Batch(const AddressSpace& space);
   ~Batch() { commit(); }
   Batch(const Batch&) = delete;
   Batch& operator=(const Batch&) = delete;
@@ -172,6 +173,7 @@ class Batch {
   friend struct SpaceAccess;
   uint32_t index_;
   uint32_t generation_;
+  uint32_t epoch_;
   Stale stale_;
 };
 

@@ -36,9 +36,12 @@ inline void close(uint64_t flags) {
   if (flags & 0x200) enable_interrupts();
 }
 
+// Mapped, and by the program: memory of libdune never is (map_in_spaces()).
+inline bool may_change(uint64_t entry) { return (~entry & (kPtePresent | kPteClaimed)) == 0; }
+
 inline void replace(uint64_t* entry, uint64_t old, uint64_t set, uint64_t clear) {
-  while (!__atomic_compare_exchange_n(entry, &old, (old & ~clear) | set | kPteClaimed, false,
-                                      __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+  while (!__atomic_compare_exchange_n(entry, &old, (old & ~clear) | set, false, __ATOMIC_ACQ_REL,
+                                      __ATOMIC_ACQUIRE)) {
   }
 }
 
@@ -52,7 +55,7 @@ bool take_rights(uint32_t index, uint32_t generation, uint64_t va, uint64_t set,
   if (open(s, generation, &flags)) {
     uint64_t* entry = s.map.page_entry(va);
     const uint64_t old = entry ? __atomic_load_n(entry, __ATOMIC_ACQUIRE) : 0;
-    done = (old & kPtePresent) && alone(self);
+    done = may_change(old) && alone(self);
     if (done) {
       replace(entry, old, set, clear);
       // As flush_stale() does it.
@@ -77,7 +80,7 @@ inline bool grant(uint32_t index, uint32_t generation, uint64_t va, uint64_t set
     uint64_t* entry = s.map.page_entry(va);
     if (__builtin_expect(entry != nullptr, 1)) {
       const uint64_t old = __atomic_load_n(entry, __ATOMIC_ACQUIRE);
-      if (__builtin_expect(old & kPtePresent, 1)) {
+      if (__builtin_expect(may_change(old), 1)) {
         replace(entry, old, set, clear);
         done = true;
       }

@@ -112,6 +112,22 @@ void add_own_memory(Hva start, uint64_t bytes) {
   }
 }
 
+Result<void> map_own_memory(PageMap& map, Stale& stale) {
+  Result<void> done;
+  for_each_piece([&](Hva at, uint64_t bytes) {
+    const uint64_t start = at.value & ~kPageMask;
+    const uint64_t end = (at.value + bytes + kPageMask) & ~kPageMask;
+    if (done) done = map.restore(Gva(start), end - start, stale);
+  });
+  // What is not libdune's there may be the program's own mapping, of a space that was cloned.
+  const Gva end(_end);
+  for (Gva at(__ehdr_start); done && at < end; at = at.align_down(kGib) + kGib) {
+    done = map.fill(at);
+    if (done.error().code == EFAULT) done = {};
+  }
+  return done;
+}
+
 bool host_map_call(Thread& thread) {
   auto* gpr = thread.run->gpr;
   const uint64_t start = gpr[DUNE_RDI], end = start + gpr[DUNE_RSI];

@@ -11,15 +11,22 @@
 #include <cstdint>
 
 #include "libdune/address.h"
+#include "libdune/result.h"
 
 namespace dune {
 
 struct Thread;
+class PageMap;
+struct Stale;
 
 // Is any of it libdune's own: tables, stacks, run pages, descriptors?
 bool own_memory(Hva start, uint64_t bytes);
 // Of what own_memory() says of one more piece; before the program can know of it.
 void add_own_memory(Hva start, uint64_t bytes);
+
+// The default mapping for all of it, and for the object that libdune is linked into: what ring 0
+// needs to take its first trap in a new space.
+Result<void> map_own_memory(PageMap& map, Stale& stale);
 
 // The program's mmap, munmap, mprotect, pkey_mprotect, madvise or mremap, from the run page.
 // False: it does not concern us, and is to be made as it is.

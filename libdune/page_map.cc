@@ -407,6 +407,26 @@ Result<void> PageMap::reset(Gva gva, uint64_t bytes, Stale& stale) {
   return cut(gva.value, bytes, 0, stale);
 }
 
+Result<void> PageMap::restore(Gva gva, uint64_t bytes, Stale& stale) {
+  auto good = check(gva, bytes);
+  if (!good) return good;
+  const uint64_t end = gva.value + bytes;
+
+  for (uint64_t at = gva.value; at < end;) {
+    int level;
+    const uint64_t e = load(find(at, &level));
+    const uint64_t next = (at & ~(size_of(level) - 1)) + size_of(level);
+    const uint64_t stop = next < end ? next : end;
+    if (is_leaf(e, level) && !(e & kPteClaimed)) {
+      at = stop;
+      continue;
+    }
+    auto done = e ? cut(at, stop - at, 0, stale) : fill(Gva(at));
+    if (!done) return done;
+  }
+  return {};
+}
+
 Result<void> PageMap::split(Gva gva, uint64_t bytes, PageSize size) {
   auto good = check(gva, bytes);
   if (!good) return good;

@@ -125,6 +125,9 @@ class PageMap {
   Result<void> unmap(Gva gva, uint64_t bytes, Stale& stale);
   // Goes back to the default mapping: what was never touched.
   Result<void> reset(Gva gva, uint64_t bytes, Stale& stale);
+  // The same, and the default mapping is there at once, for what cannot wait for a first touch.
+  // ENOMEM, ENOSPC: it is there in a part of the range.
+  Result<void> restore(Gva gva, uint64_t bytes, Stale& stale);
   // No leaf in the range is larger than `size` afterwards.
   Result<void> split(Gva gva, uint64_t bytes, PageSize size);
   // Makes one leaf of the table at `gva`; `size` is 2 MiB or 1 GiB.  EINVAL: the small

@@ -82,10 +82,6 @@ struct alignas(4096) Process {
 
   // Maps the GiB around `va`, which lies at `gpa`, into the table.
   Result<void> map_gib(Gva va, Gpa gpa);
-  // visit(Hva start, bytes) for all memory that ring 0 needs to take a trap; stops at the first
-  // error.
-  template <class Visit>
-  Result<void> for_runtime(Visit&& visit);
   // Assigns slots and maps all GiB that [start, start + bytes) touches.  Natively.
   Result<void> map_native(const void* start, size_t bytes);
 
@@ -118,18 +114,6 @@ struct Devices {
 };
 Result<Devices> open_devices();
 void close_devices(Devices& devices);
-
-template <class Visit>
-Result<void> Process::for_runtime(Visit&& visit) {
-  auto done = visit(arena_base, uint64_t{kArenaBytes + kOwnBytes});
-  if (done) done = visit(Hva(__ehdr_start), static_cast<uint64_t>(_end - __ehdr_start));
-  Locked locked(threads_lock);
-  for (Thread* t = threads; t && done; t = t->next) {
-    done = visit(Hva(t->mapping()), uint64_t{t->mapping_bytes()});
-    if (done) done = visit(Hva(t->run), uint64_t{kPageBytes});
-  }
-  return done;
-}
 
 }  // namespace dune
 

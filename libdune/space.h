@@ -50,6 +50,9 @@ struct SpaceAccess {
 
 // Space 0 around the process's table.  Forgets all others: none, or a fork child.
 void init_spaces(const PageTable& table, bool fork_child);
+// A new thread's memory in all spaces: the default mapping, whatever was there before.
+// Precondition: process.threads has the thread, so that nobody takes it away again.
+Result<void> map_in_spaces(Hva start, uint64_t bytes);
 // Loads CR3 with the space; see AddressSpace::activate().
 void switch_space(Thread& thread, uint32_t index);
 // Frees a dying space that no thread uses any more.

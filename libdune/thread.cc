@@ -43,6 +43,7 @@ static_assert(offsetof(Thread, vcpu_fd) == THREAD_VCPU_FD);
 static_assert(offsetof(Thread, mode) == THREAD_MODE && kModeHost == MODE_HOST);
 static_assert(offsetof(Thread, leaving) == THREAD_LEAVING);
 static_assert(offsetof(Thread, has_kept) == THREAD_HAS_KEPT);
+static_assert(THREAD_HAS_KEPT == THREAD_MODE + 4 && THREAD_MODE % 8 == 0);
 static_assert(offsetof(Thread, native_stack) == THREAD_NATIVE_STACK);
 static_assert(offsetof(Thread, gdt) == THREAD_GDT);
 static_assert(kThreadAt - kHandlerStackAt == THREAD_FROM_HANDLER_LOW);
@@ -210,9 +211,6 @@ const TrapFrame* Thread::trap_on_ist(uint64_t rsp) const {
 }
 
 Result<void> Thread::create_vcpu() {
-  auto mapped = process.map_native(mapping(), kMappingBytes);
-  if (!mapped) return mapped;
-
   dune_vcpu_create create = {};
   create.size = sizeof(create);
   create.flags = process.vcpu_flags;
@@ -259,7 +257,10 @@ Result<void> Thread::create_vcpu() {
   ring_block().context = &ring_block().root;
   clear_ring3_mark(*this);
   link(this);
-  return {};
+  auto mapped = map_in_spaces(Hva(mapping()), kMappingBytes);
+  if (mapped) mapped = map_in_spaces(Hva(run), kPageBytes);
+  if (!mapped) close_vcpu();
+  return mapped;
 }
 
 void Thread::close_vcpu() {

@@ -120,12 +120,12 @@ class Caller {
     switch (what) {
       case 0: return note(s.map(r.at, page, r.bytes % (1 << 22), rights(), size, later), refuse);
       case 1: return note(s.map_new(r.at, r.bytes % (1 << 18), rights(), later), refuse);
-      case 2: {
-        const uint64_t to = rights() | kPteUser;  // else ring 0's own, and all is its own fault
-        return note(s.protect(r.at, r.bytes, r.own ? to | kReadWrite : to, later), refuse);
+      case 2: return note(s.protect(r.at, r.bytes, rights(), later), refuse);
+      case 3: {
+        const uint64_t bits = rights();
+        return note(s.change(r.at, r.bytes, below(2) ? bits : 0, below(2) ? ~bits : 0, later),
+                    refuse);
       }
-      case 3:
-        return note(s.change(r.at, r.bytes, kPteUser, 0, later), r.bad || (r.own && s.valid()));
       case 4: return note(s.unmap(r.at, r.bytes, later), refuse);
       case 5: return note(s.reset(r.at, r.bytes, later), refuse);
       case 6: return note(s.split(r.at, r.bytes % (1 << 22), size), r.bad);

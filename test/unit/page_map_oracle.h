@@ -103,7 +103,7 @@ class CheckedMap {
     std::vector<uint64_t> before(pages + 2);  // a neighbour on each side
     for (uint64_t i = 0; i < before.size(); i++)
       before[i] = walk(map_.root().value, va - 4096 + i * 4096);
-    switch (what % 10) {
+    switch (what % 11) {
       case 0:
       case 1: map(va, kPoolGpa * 2 + (more >> 8) % 4096 * 4096, bytes, flags, size, stale); break;
       case 2:
@@ -116,6 +116,7 @@ class CheckedMap {
       case 7: expect(map_.split(Gva(va), bytes, size).ok(), "split failed"); break;
       case 8: (void)map_.merge(Gva(va).align_down(dune::bytes(size)), size, stale); break;
       case 9: fill(va); break;
+      case 10: restore(va, bytes, stale); break;
     }
     flushed.add(stale);
     for (uint64_t i = 0; i < before.size(); i++) {
@@ -231,6 +232,14 @@ class CheckedMap {
         model_[at] = {0, 0, true, false};
       else
         model_.erase(at);
+    }
+  }
+
+  void restore(uint64_t va, uint64_t bytes, Stale& stale) {
+    expect(map_.restore(Gva(va), bytes, stale).ok(), "restore", va);
+    for (uint64_t at = va; at < va + bytes; at += 4096) {
+      model_.erase(at);
+      expect(walk(map_.root().value, at) & kPtePresent, "not restored", at);
     }
   }
 

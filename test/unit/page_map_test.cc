@@ -38,6 +38,7 @@ TEST_CASE("ranges that no page table can hold are EINVAL") {
     CHECK(m.map().protect(Gva(r.start), r.bytes, kRw, stale).error().code == EINVAL);
     CHECK(m.map().unmap(Gva(r.start), r.bytes, stale).error().code == EINVAL);
     CHECK(m.map().reset(Gva(r.start), r.bytes, stale).error().code == EINVAL);
+    CHECK(m.map().restore(Gva(r.start), r.bytes, stale).error().code == EINVAL);
     CHECK(m.map().split(Gva(r.start), r.bytes, PageSize::k4K).error().code == EINVAL);
   }
   CHECK(m.map().map(kVa, kGpa + 1, 4096, kRw, PageSize::k4K, stale).error().code == EINVAL);
