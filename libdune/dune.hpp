@@ -51,6 +51,9 @@ struct Options {
   // The object that libdune is linked into holds nothing of the program.  Then the program's
   // munmap, mprotect, ... spare it, as they do libdune's stacks and tables.
   bool own_image = false;
+  // The absolute path of the program, when a loader like dune-run has mapped it into its own
+  // process: execve of /proc/self/exe, which is the loader, executes the program.
+  const char* loaded_program = nullptr;
 };
 
 // What /dev/dune and /dev/kvm say, without entering: a way to find out early, with cause

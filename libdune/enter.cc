@@ -38,7 +38,8 @@ Result<void> prepare_process(const Options& options) {
   if (process.vm_fd < 0) {
     process.vcpu_flags = wants_fast(options.forward) ? DUNE_VCPU_FAST : 0;
     process.own_image = options.own_image;
-    done = process.create(true);
+    if (options.loaded_program) done = process.set_loaded_program(options.loaded_program);
+    if (done) done = process.create(true);
     if (done) import_signal_actions();
     if (done && options.soft_dirty) serve_soft_dirty();
     if (done && options.follow_exec) done = process.follow_exec(*options.follow_exec);

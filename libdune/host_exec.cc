@@ -5,6 +5,9 @@
 //   dynamic   the same call, with our library in LD_PRELOAD
 //   static    the loader (dune-run) instead, with the program as its argument
 //   else      the call as it is: Linux says what is wrong, or changes privileges
+//
+// And, followed or not, of /proc/self/exe by a program that the loader has mapped: the program
+// again, as shells like busybox's run their applets.
 #include <elf.h>
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -111,6 +114,11 @@ class Reader {
     for (; *name; s++, name++)
       if (!ok(s) || *s != *name) return nullptr;
     return ok(s) && *s == '=' ? s + 1 : nullptr;
+  }
+  bool equal(const char* s, const char* text) {
+    for (; ok(s) && *s == *text; s++, text++)
+      if (!*text) return true;
+    return false;
   }
   // 0 when longer than `most` or not readable.
   bool fits(const char* s, size_t most) {
@@ -223,15 +231,19 @@ void Thread::free_exec_block() {
 long host_exec(Thread& thread) {
   const auto* gpr = thread.run->gpr;
   const auto nr = static_cast<long>(static_cast<uint32_t>(gpr[DUNE_RAX]));
-  const long args[5] = {static_cast<long>(gpr[DUNE_RDI]), static_cast<long>(gpr[DUNE_RSI]),
-                        static_cast<long>(gpr[DUNE_RDX]), static_cast<long>(gpr[DUNE_R10]),
-                        static_cast<long>(gpr[DUNE_R8])};
+  long args[5] = {static_cast<long>(gpr[DUNE_RDI]), static_cast<long>(gpr[DUNE_RSI]),
+                  static_cast<long>(gpr[DUNE_RDX]), static_cast<long>(gpr[DUNE_R10]),
+                  static_cast<long>(gpr[DUNE_R8])};
   const int at = nr == __NR_execveat ? 1 : 0;  // where the path is
   const auto* path = reinterpret_cast<const char*>(args[at]);
   const auto* argv = reinterpret_cast<const char* const*>(args[at + 1]);
   const auto* envp = reinterpret_cast<const char* const*>(args[at + 2]);
   Reader reader;
 
+  if (process.loaded_program[0] && reader.equal(path, "/proc/self/exe")) {
+    path = process.loaded_program;
+    args[at] = sys::arg(path);
+  }
   if (process.follow.on && (at == 0 || args[4] == 0) && reader.fits(path, kPageBytes)) {
     const Kind kind = kind_of(at ? static_cast<int>(args[0]) : kAtFdCwd, path, 0);
     if (kind == Kind::kDynamic) return exec_dynamic(thread, nr, args, envp, at + 2);
@@ -239,6 +251,13 @@ long host_exec(Thread& thread) {
       return exec_static(thread, path, argv, envp);
   }
   return sys::call(nr, args[0], args[1], args[2], args[3], args[4]);
+}
+
+Result<void> Process::set_loaded_program(const char* path) {
+  if (length(path) >= sizeof(loaded_program))
+    return Error{ENAMETOOLONG, "the path of the program is too long"};
+  append(loaded_program, path);
+  return {};
 }
 
 Result<void> Process::follow_exec(const FollowExec& wanted) {

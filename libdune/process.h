@@ -56,6 +56,7 @@ struct alignas(4096) Process {
     char preload[1024];
     char loader[1024];
   } follow = {};
+  char loaded_program[4096] = {};  // Options::loaded_program, or empty
   SlotMap slots;
   PagePool pool;
   uint64_t pcid_mask = 0;  // 0 without PCIDs
@@ -79,6 +80,7 @@ struct alignas(4096) Process {
 
   // ENAMETOOLONG.
   Result<void> follow_exec(const FollowExec& wanted);
+  Result<void> set_loaded_program(const char* path);
 
   // Maps the GiB around `va`, which lies at `gpa`, into the table.
   Result<void> map_gib(Gva va, Gpa gpa);

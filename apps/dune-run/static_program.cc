@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -202,8 +203,13 @@ void run_static(const std::string& path, char** command, const dune::Options& op
   prctl(PR_SET_NAME, slash ? slash + 1 : path.c_str());
   const std::vector<uint64_t> words = initial_stack(command, auxiliary_vector(image, path));
 
+  char absolute[PATH_MAX];
+  if (!realpath(path.c_str(), absolute)) fail(path, "has no absolute path", errno);
+  dune::Options with_program = options;
+  with_program.loaded_program = absolute;
+
   fflush(nullptr);
-  auto entered = dune::enter(options);
+  auto entered = dune::enter(with_program);
   if (!entered) {
     fprintf(stderr, "dune-run: cannot enter Dune mode: %s (%s)\n",
             entered.error().what ? entered.error().what : "error", strerror(entered.error().code));

@@ -5,7 +5,7 @@
 // instruction, as execve(2) would.
 //
 // What differs from execve: dune-run and its libraries stay mapped, and /proc/PID/exe is
-// dune-run.
+// dune-run (though execve of /proc/self/exe is the program's again).
 #ifndef DUNE_RUN_STATIC_PROGRAM_H
 #define DUNE_RUN_STATIC_PROGRAM_H
 
