@@ -292,7 +292,8 @@ long do_recvmmsg(Context& call, const Arguments& args) {
     if (!call.memory().get(args[4], wait)) return -EFAULT;
     if (wait.tv_sec < 0 || wait.tv_nsec < 0 || wait.tv_nsec >= 1000000000) return -EINVAL;
     call.host(__NR_clock_gettime, CLOCK_MONOTONIC, ptr(&now));
-    end = {now.tv_sec + wait.tv_sec, now.tv_nsec + wait.tv_nsec};
+    if (__builtin_add_overflow(now.tv_sec, wait.tv_sec, &end.tv_sec)) end.tv_sec = INT64_MAX;
+    end.tv_nsec = now.tv_nsec + wait.tv_nsec;
   }
   for (uint32_t i = 0; i < count; i++) {
     const uint64_t at = args[1] + i * sizeof(struct mmsghdr);

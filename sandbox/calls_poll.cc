@@ -164,7 +164,9 @@ long do_select(Context& call, const Arguments& args) {
   if (args[4]) {
     if (!call.memory().get(args[4], given)) return -EFAULT;
     if (given.tv_sec < 0 || given.tv_usec < 0) return -EINVAL;
-    timeout.time = {given.tv_sec + given.tv_usec / 1000000, given.tv_usec % 1000000 * 1000};
+    timeout.time = {given.tv_sec, given.tv_usec % 1000000 * 1000};
+    if (__builtin_add_overflow(given.tv_sec, given.tv_usec / 1000000, &timeout.time.tv_sec))
+      timeout.time.tv_sec = INT64_MAX;
     timeout.set = true;
   }
   const long result = select_at(call, args, timeout);

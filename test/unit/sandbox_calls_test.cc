@@ -343,6 +343,24 @@ TEST_CASE("waiting: poll, select, epoll, timers, events") {
   CHECK(box(__NR_mmap, 0, 4096, 3, MAP_SHARED, 500, 0) == -EBADF);
 }
 
+// Found by reading: sums of times that overflow.
+TEST_CASE("times beyond all time are far away") {
+  Box box;
+  const int64_t last[2] = {INT64_MAX, INT64_MAX}, far[2] = {INT64_MAX, 0};
+  const long fd = box.open("/dev/zero");
+  const uint64_t readable = box.room(128);
+  box.at<uint64_t>(readable) = 1ull << fd;
+  CHECK(box(__NR_select, 8, readable, 0, 0, box.put(last)) == 1);
+  const uint64_t numbers = box.room(8);
+  REQUIRE(box(__NR_socketpair, AF_UNIX, SOCK_DGRAM, 0, numbers) == 0);
+  const int* pair = &box.at<int>(numbers);
+  const uint64_t text = box.s("x");
+  REQUIRE(box(__NR_write, pair[0], text, 1) == 1);
+  struct mmsghdr message = {};
+  const uint64_t messages = box.put(message);
+  CHECK(box(__NR_recvmmsg, pair[1], messages, 1, 0, box.put(far)) == 1);
+}
+
 TEST_CASE("who and where one is") {
   CallOptions options;
   options.uid = 12;
