@@ -32,7 +32,7 @@ demo: ; @test/packages && $(MAKE) $(JOBS) programs $(B)/test/plugins/evil.so mod
 check: ; @test/packages && $(MAKE) $(JOBS) build && test/check
 check-full: check ; @test/packages --full && test/check long && test/differential/run && test/libgc/run
 gc-demo: ; @test/packages && $(MAKE) $(JOBS) programs module-$(KERNEL) && test/gc-demo/run
-fuzz: ; @test/packages && $(MAKE) $(JOBS) tests && test/fuzz/run $(FUZZ_SECONDS)
+fuzz: ; @test/packages && $(MAKE) $(JOBS) tests module-$(KERNEL) && test/fuzz/run $(FUZZ_SECONDS)
 bench: ; @test/packages && $(MAKE) $(JOBS) programs $(B)/test/bench $(B)/test/plugins/good.so module-$(KERNEL) && test/bench/run
 packages: ; @test/packages
 format: ; @clang-format -i $$(git ls-files '*.cc' '*.hpp' '*.h' '*.c' ':!kern' ':!test/machine/breakage')

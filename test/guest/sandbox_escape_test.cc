@@ -6,11 +6,16 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -234,4 +239,49 @@ TEST_CASE("escape: no path and no descriptor leads out", "[sandbox][120s]") {
   victim.reset();  // with its directories
   CHECK(host.intact());
   close(mine);
+}
+
+// DUNE_RANDOM_CALLS is how many (make fuzz), DUNE_RANDOM_SEED where they begin.
+TEST_CASE("escape: random calls from ring 3 leave the host as it was", "[sandbox][once][120s]") {
+  auto number = [](const char* name, uint64_t otherwise) {
+    const char* value = getenv(name);
+    return value ? strtoull(value, nullptr, 0) : otherwise;
+  };
+  const uint64_t wanted = number("DUNE_RANDOM_CALLS", 10'000);
+  const uint64_t first = number("DUNE_RANDOM_SEED", 1);
+  // These end it, which is no attack.
+  auto policy = std::make_shared<Policy>(*everything());
+  for (const unsigned n : {SYS_exit, SYS_exit_group, SYS_kill, SYS_tgkill})
+    policy->add(n, {{}, {Action::kErrno, EPERM}});
+  // Calls that wait are interrupted, files stay small.
+  struct sigaction action = {};
+  action.sa_handler = [](int) {};
+  sigaction(SIGALRM, &action, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN);
+  const struct rlimit size = {8 << 20, 8 << 20};
+  setrlimit(RLIMIT_FSIZE, &size);
+
+  Victim v(policy);
+  auto shared = v.plugin.share(4096);
+  REQUIRE(shared.ok());
+  volatile uint64_t& made = *reinterpret_cast<uint64_t*>(shared->host.data());
+  auto random = v.plugin.function<void(uint64_t, long, uint64_t, Remote<void>)>("random_calls");
+  REQUIRE(v.plugin.snapshot().ok());
+  const Host host;
+  const mode_t mask = umask(022);
+  const struct itimerval often = {{0, 10000}, {0, 10000}};
+  setitimer(ITIMER_REAL, &often, nullptr);
+  for (uint64_t seed = first; made < wanted; seed++) {
+    INFO("DUNE_RANDOM_SEED=" << seed);
+    (void)random(seed * 0x9e3779b97f4a7c15, 200, host.at(), shared->remote);
+    REQUIRE(v.plugin.reset().ok());
+    REQUIRE(host.intact());
+    REQUIRE(umask(022) == 022);
+  }
+  const struct itimerval never = {};
+  setitimer(ITIMER_REAL, &never, nullptr);
+  umask(mask);
+  printf("%lu calls\n", static_cast<unsigned long>(made));
+  CHECK(v.call(SYS_getpid) == getpid());
 }

@@ -106,3 +106,47 @@ int keep_bases(uint64_t base, void (*f)(void)) {
   asm volatile("rdfsbase %0; rdgsbase %1; wrfsbase %2" : "=&r"(fs), "=&r"(gs) : "r"(own));
   return fs == base && gs == base;
 }
+
+static char random_room[8 * 4096] __attribute__((aligned(4096)));
+// A word that may mean something: a small number, a flag, an address here or of the host, nonsense.
+static uint64_t random_word(uint64_t* seed, uint64_t host) {
+  *seed ^= *seed << 13;
+  *seed ^= *seed >> 7;
+  *seed ^= *seed << 17;
+  const uint64_t r = *seed >> 8;
+  switch (*seed % 12) {
+    case 0: return r % 8;
+    case 1: return r % 4096;
+    case 2: return 1ull << r % 64;
+    case 3: return r;
+    case 4: return -(r % 200);
+    case 5: return host + r % 8192;
+    case 6: return (uintptr_t)random_room + r % 8192 * 4096;
+    case 7: return (uintptr_t)&seed - r % 8192;
+    default: return (uintptr_t)random_room + r % sizeof(random_room);
+  }
+}
+// `n` system calls of any number with such arguments, their structures and strings too; *made
+// counts them.
+void random_calls(uint64_t seed, long n, uint64_t host, volatile long* made) {
+  static const char* const kNames[] = {"/usr/lib",       "/",           "..", "x",
+                                       "/proc/self/mem", "/lib/x/../.."};
+  for (; n; n--) {
+    uint64_t a[7];
+    for (int i = 0; i < 7; i++) a[i] = random_word(&seed, host);
+    for (int i = 0; i < 16; i++)
+      memcpy(random_room + a[i % 7] % (sizeof(random_room) - 8),
+             &(uint64_t){random_word(&seed, host)}, 8);
+    const char* name = kNames[seed % 6];
+    memcpy(random_room + seed % 64 * 64, name, strlen(name) + 1);
+    register uint64_t r10 asm("r10") = a[3];
+    register uint64_t r8 asm("r8") = a[4];
+    register uint64_t r9 asm("r9") = a[5];
+    uint64_t number = a[6] % 470;
+    asm volatile("syscall"
+                 : "+a"(number)
+                 : "D"(a[0]), "S"(a[1]), "d"(a[2]), "r"(r10), "r"(r8), "r"(r9)
+                 : "rcx", "r11", "memory");
+    ++*made;
+  }
+}
