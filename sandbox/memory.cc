@@ -139,6 +139,7 @@ Block* Memory::block_if_any(uint64_t at) const {
 
 Block* Memory::block(uint64_t at) {
   if (Block* b = block_if_any(at)) return b;
+  if (blocks_.size() >= most_blocks_) throw std::bad_alloc();
   auto made = std::make_unique<Block>();  // before it has a place: there may be no memory
   return blocks_.emplace(at / Block::kBytes, std::move(made)).first->second.get();
 }

@@ -237,6 +237,9 @@ class Memory final : public UserMemory {
   uint64_t pages() const { return own_pages_; }
   uint64_t limit() const { return limit_; }
   void set_limit(uint64_t bytes) { limit_ = bytes; }
+  // How many times 2 MiB may have pages: each takes a page table, of which the host program and
+  // all its sandboxes have 16,384 together.  Beyond it is no memory.
+  void set_most_blocks(size_t most) { most_blocks_ = most; }
   // Asked for each page from now on; outlives this.  Precondition: there is no snapshot.
   void set_budget(PageBudget* budget) { budget_ = budget; }
   // Bytes mapped, as ulimit -v counts.
@@ -291,6 +294,7 @@ class Memory final : public UserMemory {
   std::shared_ptr<const Snapshot> from_;
   std::atomic<uint64_t> own_pages_{0};
   uint64_t limit_;
+  size_t most_blocks_ = SIZE_MAX;
   PageBudget* budget_ = nullptr;
 };
 

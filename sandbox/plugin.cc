@@ -27,6 +27,7 @@ namespace {
 
 constexpr unsigned kMaxExports = 512;
 constexpr unsigned kThunkBytes = 16;
+constexpr size_t kBlocks = 64;  // of 2 MiB, for libraries and stack, beside those for memory
 constexpr const char* kLibraryPlaces[] = {"/lib", "/lib64", "/usr/lib", "/usr/lib64",
                                           "/usr/local/lib"};
 
@@ -272,6 +273,7 @@ Result<std::unique_ptr<PluginProcess>> Plugin::State::make(const std::shared_ptr
     }
     memory = std::move(*fresh);
   }
+  memory->set_most_blocks(kBlocks + o.memory_limit / (1 << 20));
   process->adopt(std::move(memory));
   return process;
 }

@@ -52,7 +52,9 @@
 namespace dune::sandbox {
 
 struct PluginOptions {
-  uint64_t memory_limit = 256 << 20;  // bytes, code of the libraries included
+  // Bytes, code of the libraries included; they may lie in 64 places of 2 MiB, and one more for
+  // each MiB.
+  uint64_t memory_limit = 256 << 20;
   // Of each call, in nanoseconds, to about 10 ms; 0: none.  The deadline is of elapsed time;
   // the budget of the thread's CPU time, the host's functions that are called back included.
   uint64_t deadline = 0;

@@ -490,6 +490,18 @@ TEST_CASE("plugin: the memory limit holds, and ends the call only") {
   CHECK(*p.function<long(long)>("grab")(4 << 20) != 0);
 }
 
+// Found so: page tables are the host program's, and one plugin could have all of them.
+TEST_CASE("plugin: memory that lies far apart takes no page tables away from others", "[once]") {
+  Plugin greedy = load("good"), other = load("good");
+  REQUIRE(greedy.snapshot().ok());
+  auto spread = greedy.function<long(long)>("spread");
+  CHECK(*spread(100) == 0);
+  CHECK(spread(100'000).error().code == ENOMEM);
+  CHECK(*other.function<long(long)>("spread")(100) == 0);
+  REQUIRE(greedy.reset().ok());
+  CHECK(*spread(100) == 0);
+}
+
 TEST_CASE("plugin: threads, each with sandboxes of its own") {
   Plugin first = load("good");
   REQUIRE(first.snapshot().ok());

@@ -162,6 +162,14 @@ long scatter(long n) {
   }
   return 0;
 }
+// One page of each of `n` times 2 MiB: as many page tables.
+long spread(long n) {
+  char* room = mmap(0, (size_t)n << 21, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (room == MAP_FAILED) return -errno;
+  for (long i = 0; i < n; i++) room[(size_t)i << 21] = 1;
+  return 0;
+}
 long now(void) {
   struct timespec t;
   return clock_gettime(CLOCK_MONOTONIC, &t) ? -errno : t.tv_sec;
