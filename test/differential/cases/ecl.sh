@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # needs: ecl /usr/lib/x86_64-linux-gnu/ecl-21.2.1 grep cat
+# cost: 100
 # options: --gc-dirty
 # timeout: 1800
 . "${0%/*}/../prologue"

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # sandbox
-# needs: grep gcc make as ld ar ranlib /usr/lib/gcc/x86_64-linux-gnu/12/cc1 /usr/lib/gcc/x86_64-linux-gnu/12/collect2 /usr/lib/gcc/x86_64-linux-gnu/12/liblto_plugin.so /usr/lib/gcc/x86_64-linux-gnu/12/crtbeginS.o /usr/lib/gcc/x86_64-linux-gnu/12/crtendS.o /usr/lib/gcc/x86_64-linux-gnu/12/libgcc.a /usr/lib/gcc/x86_64-linux-gnu/12/libgcc_s.so /usr/lib/x86_64-linux-gnu/Scrt1.o /usr/lib/x86_64-linux-gnu/crti.o /usr/lib/x86_64-linux-gnu/crtn.o /usr/lib/x86_64-linux-gnu/libc.so /usr/lib/x86_64-linux-gnu/libc_nonshared.a /usr/lib/x86_64-linux-gnu/libc.so.6 /usr/lib/x86_64-linux-gnu/libgcc_s.so.1
-# timeout: 600
+# needs: grep gcc make /usr/include/stdc-predef.h as ld ar ranlib /usr/lib/gcc/x86_64-linux-gnu/12/cc1 /usr/lib/gcc/x86_64-linux-gnu/12/collect2 /usr/lib/gcc/x86_64-linux-gnu/12/liblto_plugin.so /usr/lib/gcc/x86_64-linux-gnu/12/crtbeginS.o /usr/lib/gcc/x86_64-linux-gnu/12/crtendS.o /usr/lib/gcc/x86_64-linux-gnu/12/libgcc.a /usr/lib/gcc/x86_64-linux-gnu/12/libgcc_s.so /usr/lib/x86_64-linux-gnu/Scrt1.o /usr/lib/x86_64-linux-gnu/crti.o /usr/lib/x86_64-linux-gnu/crtn.o /usr/lib/x86_64-linux-gnu/libc.so /usr/lib/x86_64-linux-gnu/libc_nonshared.a /usr/lib/x86_64-linux-gnu/libc.so.6 /usr/lib/x86_64-linux-gnu/libgcc_s.so.1
+# cost: 30
+# timeout: 900
 . "${0%/*}/../prologue"
 cat > part.h <<'END'
 int printf(const char*, ...);
@@ -29,7 +30,7 @@ program: main.o libpart.a ; $(CC) -o $@ $^
 libpart.a: part.o ; $(AR) rcD $@ $^
 main.o part.o: part.h
 END
-make -s -j2 CC=gcc; echo "make $?"
+make -s -j2 CC=gcc || exit
 ./program one two; echo "program $?"
 echo 'int main(void) { return undeclared; }' > wrong.c
 gcc -c wrong.c 2>&1 | grep -c "error: 'undeclared'"; echo "gcc ${PIPESTATUS[0]}"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # sandbox
 # needs: git /usr/lib/git-core/git seq
+# cost: 30
 . "${0%/*}/../prologue"
 export GIT_AUTHOR_DATE='@1000000000 +0000' GIT_COMMITTER_DATE='@1000000000 +0000' GIT_CONFIG_NOSYSTEM=1
 git -c init.defaultBranch=main init -q .

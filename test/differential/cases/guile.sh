@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # needs: guile-3.0 /usr/lib/x86_64-linux-gnu/guile /usr/lib/x86_64-linux-gnu/gconv /usr/share/guile grep cat
+# cost: 150
 # options: --gc-dirty
 # timeout: 1800
 . "${0%/*}/../prologue"

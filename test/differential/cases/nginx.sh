@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # needs: nginx seq curl mkdir uniq cksum
+# cost: 40
 . "${0%/*}/../prologue"
 mkdir www
 seq 1 20000 > www/big; echo '<p>index</p>' > www/index.html

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # needs: python3 /usr/lib/python3.11 bash sh sleep grep sed
+# cost: 60
 # timeout: 1200
 . "${0%/*}/../prologue"
 python3 -m unittest -b test.test_os > out.log 2>&1

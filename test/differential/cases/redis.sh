@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # sandbox
 # needs: redis-check-rdb redis-cli redis-benchmark seq grep uniq ln cut
+# cost: 40
 . "${0%/*}/../prologue"
 ln -s "$(command -v redis-check-rdb)" redis-server  # one program with several names
 start() {

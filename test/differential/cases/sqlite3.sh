@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # sandbox
 # needs: sqlite3 seq
+# cost: 40
 . "${0%/*}/../prologue"
 {
 	echo 'pragma journal_mode = wal; create table t(a integer primary key, b text, c real); begin;'
