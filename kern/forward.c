@@ -22,12 +22,14 @@
 #include <linux/user-return-notifier.h>
 #include <asm/ptrace.h>
 
+#include "kvm_msrs.h"
 #include "rseq.h"
 #include "step.h"
 #include "vcpu.h"
 
 struct dune_forward {
 	struct user_return_notifier notifier;
+	struct hlist_node **head;	/* of this CPU's list of notifiers */
 	bool registered;
 	struct task_struct *task;	/* compared, never dereferenced */
 	struct dune_vcpu *vcpu;		/* of that task; cleared by disarm on any CPU */
@@ -77,9 +79,13 @@ static void on_return(struct user_return_notifier *urn)
 		vcpu->run->gpr[DUNE_RAX] = regs->ax;
 	else if (regs->ip != vcpu->resume_ip || READ_ONCE(vcpu->run->set))
 		return;
-	/* RUN has to deal with these, and with a program counter set by user space. */
-	if (unlikely(vcpu->pending != DUNE_STEP_AGAIN || vcpu->error || vcpu->rseq_cs ||
-		     !dune_cpu_told(vcpu))) {
+	/*
+	 * RUN has to deal with these, and with a program counter set by user space.  A
+	 * notifier behind ours: KVM has yet to put MSRs back.  (Whoever registers later
+	 * is called earlier.)
+	 */
+	if (unlikely(urn->link.next || vcpu->pending != DUNE_STEP_AGAIN || vcpu->error ||
+		     vcpu->rseq_cs || !dune_cpu_told(vcpu))) {
 		regs->ip = vcpu->resume_ip;
 		return;
 	}
@@ -119,8 +125,16 @@ void dune_forward_arm(struct dune_vcpu *vcpu)
 		f->registered = true;
 		f->notifier.on_user_return = on_return;
 		user_return_notifier_register(&f->notifier);
+		f->head = f->notifier.link.pprev;	/* new ones come first */
 	}
 	local_irq_enable();
+}
+
+bool dune_forward_alone(void)
+{
+	const struct dune_forward *f = this_cpu_ptr(&dune_forward);
+
+	return f->registered && !f->notifier.link.next && f->notifier.link.pprev == f->head;
 }
 
 void dune_forward_disarm(struct dune_vcpu *vcpu)

@@ -15,6 +15,7 @@
 #include <asm/vmx.h>
 #include <uapi/asm/prctl.h>
 
+#include "kvm_msrs.h"
 #include "rseq.h"
 #include "step.h"
 #include "vcpu.h"
@@ -106,7 +107,9 @@ static void take_from_user(struct dune_vcpu *vcpu)
 
 static __always_inline enum dune_step run_once(struct dune_vcpu *vcpu, bool entered)
 {
+	struct dune_kvm_msrs msrs;
 	enum dune_step step;
+	bool put_aside;
 
 	local_irq_disable();
 	if (unlikely(user_work_pending(entered))) {
@@ -123,7 +126,12 @@ static __always_inline enum dune_step run_once(struct dune_vcpu *vcpu, bool ente
 	}
 	/* Time in the guest is the process's user time. */
 	guest_timing_enter_irqoff();
+	put_aside = dune_kvm_msrs_there();
+	if (unlikely(put_aside))
+		dune_kvm_msrs_put_aside(&msrs, vcpu);
 	step = dune_vcpu_step(vcpu);
+	if (unlikely(put_aside))
+		dune_kvm_msrs_give_back(&msrs, vcpu);
 	if (step == DUNE_STEP_IRQ) {
 		/* The tick has to see PF_VCPU to count the guest's time as such. */
 		local_irq_enable();

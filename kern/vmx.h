@@ -15,7 +15,6 @@ struct dune_vmx_caps {
 	u32 revision;		/* VMCS revision identifier */
 	u32 pin, primary, secondary, exit, entry;
 	u64 cr0_fixed0, cr0_fixed1, cr4_fixed0, cr4_fixed1;
-	u64 host_star, host_sfmask;
 	unsigned int gpa_bits;
 	bool ept_ad, ept_2m, ept_1g;
 	bool vpid;

@@ -188,8 +188,6 @@ int dune_vmx_probe(void)
 	rdmsrl(MSR_IA32_VMX_CR0_FIXED1, dune_caps.cr0_fixed1);
 	rdmsrl(MSR_IA32_VMX_CR4_FIXED0, dune_caps.cr4_fixed0);
 	rdmsrl(MSR_IA32_VMX_CR4_FIXED1, dune_caps.cr4_fixed1);
-	rdmsrl(MSR_STAR, dune_caps.host_star);
-	rdmsrl(MSR_SYSCALL_MASK, dune_caps.host_sfmask);
 	dune_caps.xfd = boot_cpu_has(X86_FEATURE_XFD);
 	dune_caps.no_exec_large = boot_cpu_has_bug(X86_BUG_ITLB_MULTIHIT);
 	return dune_msr_bitmap_init();

@@ -62,10 +62,10 @@ bool dune_msr_read(struct dune_vcpu *vcpu, u32 index, u64 *value)
 		*value = vcpu->state.lstar;
 		return true;
 	case MSR_STAR:
-		*value = dune_caps.host_star;
+		*value = DUNE_HOST_STAR;
 		return true;
 	case MSR_SYSCALL_MASK:
-		*value = dune_caps.host_sfmask;
+		*value = DUNE_HOST_SYSCALL_MASK;
 		return true;
 	}
 	return false;

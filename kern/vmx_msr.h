@@ -7,8 +7,20 @@
 
 #include <linux/jump_label.h>
 #include <linux/types.h>
+#include <asm/processor-flags.h>
+#include <asm/segment.h>
 
 struct dune_vcpu;
+
+/*
+ * What Linux has in the MSRs that guest and user mode share (syscall_init()).  Not
+ * read from the CPU: a KVM guest's may be in there (kvm_msrs.h).
+ */
+#define DUNE_HOST_STAR	((u64)__USER32_CS << 48 | (u64)__KERNEL_CS << 32)
+#define DUNE_HOST_SYSCALL_MASK						\
+	(X86_EFLAGS_CF | X86_EFLAGS_PF | X86_EFLAGS_AF | X86_EFLAGS_ZF | X86_EFLAGS_SF |	\
+	 X86_EFLAGS_TF | X86_EFLAGS_IF | X86_EFLAGS_DF | X86_EFLAGS_OF | X86_EFLAGS_IOPL | \
+	 X86_EFLAGS_NT | X86_EFLAGS_RF | X86_EFLAGS_AC | X86_EFLAGS_ID)
 
 /* l1tf=flush: empty the L1D before each entry. */
 DECLARE_STATIC_KEY_FALSE(dune_l1d_flush);

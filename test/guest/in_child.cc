@@ -4,6 +4,8 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/rseq.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -40,6 +42,11 @@ std::string in_child(const std::function<std::string()>& part) {
   if (WIFEXITED(status) && WEXITSTATUS(status))
     said += " (exit status " + std::to_string(WEXITSTATUS(status)) + ")";
   return said;
+}
+
+bool drop_rseq() {
+  auto* area = static_cast<char*>(__builtin_thread_pointer()) + __rseq_offset;
+  return !__rseq_size || !syscall(SYS_rseq, area, 32, RSEQ_FLAG_UNREGISTER, RSEQ_SIG);
 }
 
 bool pin(int cpu) {

@@ -13,6 +13,9 @@ std::string in_child(const std::function<std::string()>& part);
 
 // Keeps the calling thread on one CPU.  False: there is no such CPU.
 bool pin(int cpu);
+// Takes back the C library's registration of restartable sequences for the calling thread: with
+// it a thread passes user mode after each preemption, without it need not.  False: Linux refuses.
+bool drop_rseq();
 int cpus();
 
 // A child that runs `work` until this object goes away.

@@ -18,9 +18,11 @@
 asm(R"(
     .text
     .globl guest_counts
-guest_counts:           # hypercall 0x100 with rbx = 1, 2, 3...
-    mov $2000, %ecx
-1:  dec %ecx
+guest_counts:           # hypercall 0x100 with rbx = 1, 2, 3...; rsi: all the MSR_TSC_AUX seen
+    mov $8000, %r8d
+1:  rdtscp
+    or %ecx, %esi
+    dec %r8d
     jnz 1b
     inc %rbx
     mov $0xd0e0000000000100, %rcx
@@ -39,11 +41,13 @@ class DuneCounter {
   DuneCounter() {
     vm_.start(guest_counts);
     vm_.regs().gpr[DUNE_RBX] = 0;
+    vm_.regs().gpr[DUNE_RSI] = 0;
   }
   bool count(uint32_t steps) {
     while (steps--) {
       if (vm_.run() || vm_.regs().exit_reason != DUNE_EXIT_HYPERCALL) return false;
       if (vm_.regs().gpr[DUNE_RBX] != ++counted_) return false;
+      if (vm_.regs().gpr[DUNE_RSI] & test::KvmGuest::kTscAux) return false;
     }
     return true;
   }
@@ -88,18 +92,21 @@ class KvmThread {
   std::thread thread_;  // last: it uses the others
 };
 
-// Dune by RUN in this thread, KVM on kvm_cpu, at the same time.
+// Dune by RUN, KVM on kvm_cpu, at the same time.
 void run_beside_kvm(int kvm_cpu) {
-  REQUIRE(test::pin(0));
-  DuneCounter dune;
   KvmThread kvm(kvm_cpu);
-  kvm.wait_for(1);
-  for (int i = 0; i < 10; i++) {
-    CHECK(dune.count(kSteps / 10));
-    kvm.wait_for(10);
-  }
-  CHECK(kvm.stop());
-  CHECK(dune.count(10));
+  std::thread([&] {
+    REQUIRE(test::pin(0));
+    REQUIRE(test::drop_rseq());
+    DuneCounter dune;
+    kvm.wait_for(1);
+    for (int i = 0; i < 10; i++) {
+      CHECK(dune.count(kSteps / 10));
+      kvm.wait_for(10);
+    }
+    CHECK(kvm.stop());
+    CHECK(dune.count(10));
+  }).join();
 }
 
 TEST_CASE("a KVM guest and DUNE_RUN take turns on one CPU", "[kvm]") { run_beside_kvm(0); }
@@ -154,6 +161,39 @@ TEST_CASE("KVM goes on when the last Dune VM is closed", "[kvm]") {
     REQUIRE(guest.count(3));
   }
   REQUIRE(guest.count(20));
+}
+
+// It comes there in the middle of RUN, where KVM's guest has left the CPU its own MSRs.
+TEST_CASE("a Dune thread is moved between CPUs on which KVM guests run", "[kvm][smp]") {
+  if (test::cpus() < 2) {
+    WARN("skipped: one CPU");
+    return;
+  }
+  REQUIRE(test::pin(0));
+  KvmThread first(0), second(1);
+  first.wait_for(1);
+  second.wait_for(1);
+  std::atomic<bool> right = true, done = false;
+  std::atomic<pid_t> tid = 0;
+  std::thread dune([&] {
+    right = test::drop_rseq();
+    DuneCounter counter;
+    tid = gettid();
+    while (right && !done) right = counter.count(1);
+  });
+  while (!tid) sched_yield();
+  for (int move = 0; move < 100; move++) {
+    cpu_set_t there;
+    CPU_ZERO(&there);
+    CPU_SET(move & 1, &there);
+    CHECK(sched_setaffinity(tid, sizeof(there), &there) == 0);
+    (move & 1 ? second : first).wait_for(1);
+  }
+  done = true;
+  dune.join();
+  CHECK(right);
+  CHECK(first.stop());
+  CHECK(second.stop());
 }
 
 // Forwarded calls of a Dune thread; the KVM guest is another thread's, native.

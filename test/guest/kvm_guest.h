@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// kvm_guest.h - a minimal virtual machine of KVM: counts in real mode, tells the count
-// by port and by memory.
+// kvm_guest.h - a minimal virtual machine of KVM: counts in long mode, by system calls of its
+// own, and tells the count by port and by memory.
+//
+// Its MSR_LSTAR, MSR_SYSCALL_MASK, MSR_STAR and MSR_TSC_AUX are others than Linux's.  KVM
+// leaves them in the CPU until that returns to user mode, in whichever thread.
 #pragma once
 
 #include <linux/kvm.h>
@@ -11,6 +14,8 @@ namespace test {
 
 class KvmGuest {
  public:
+  static constexpr uint32_t kTscAux = 0xabc000;
+
   // Throws std::runtime_error when KVM refuses.
   KvmGuest();
   ~KvmGuest();
@@ -24,6 +29,8 @@ class KvmGuest {
   int vm_fd() const { return vm_; }
 
  private:
+  void enter_long_mode();
+
   int vm_ = -1;
   int vcpu_ = -1;
   kvm_run* run_ = nullptr;

@@ -10,7 +10,6 @@
 #include <sys/auxv.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/rseq.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -70,13 +69,6 @@ TEST_CASE("every register survives a system call", "[registers][libdune]") {
   CHECK(in_dune(dune::Forward::kFast, over_syscalls) == "");
 }
 
-// With restartable sequences (which the C library registers) a thread passes user mode
-// after each preemption, where Linux loads its vector registers.  Without, it need not.
-bool drop_rseq() {
-  auto* area = static_cast<char*>(__builtin_thread_pointer()) + __rseq_offset;
-  return !__rseq_size || !syscall(SYS_rseq, area, 32, RSEQ_FLAG_UNREGISTER, RSEQ_SIG);
-}
-
 // One page, shared with the process that disturbs.
 volatile uint64_t* shared_word() {
   void* p = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -105,7 +97,7 @@ std::string over_preemption(volatile uint64_t* word) {
   std::string said;
   test::test_wait_word = word;
   for (int i = 0; i < 12 && said.empty(); i++) {
-    if (i == 6 && !drop_rseq()) return "rseq";
+    if (i == 6 && !test::drop_rseq()) return "rseq";
     in = test::Registers::random(rng);
     test::test_with_registers(&in, &out, test::Event::kWait);
     said = difference(in, out, kRcx);
@@ -147,7 +139,7 @@ std::string over_fault(volatile uint64_t* page, int fd) {
   std::string said;
   test::test_wait_word = page;
   for (int i = 0; i < 6 && said.empty(); i++) {
-    if (i == 3 && !drop_rseq()) return "rseq";
+    if (i == 3 && !test::drop_rseq()) return "rseq";
     if (syscall(SYS_madvise, page, 4096, MADV_DONTNEED)) return "madvise";
     in = test::Registers::random(rng);
     std::thread server(serve_page, fd);
