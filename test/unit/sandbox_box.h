@@ -45,6 +45,7 @@ class FakeMemory : public UserMemory {
     if (at < kUserBase || at >= kUserBase + kUserBytes) return nullptr;
     const uint64_t offset = at - kUserBase;
     if (!(rights_[offset / kPage] & (write ? 2 : 1))) return nullptr;
+    if (looked) looked(at);
     *bytes = kPage - offset % kPage;
     return base_ + offset;
   }
@@ -52,6 +53,8 @@ class FakeMemory : public UserMemory {
     for (size_t i = 0; i < bytes; i += kPage) rights_[(at + i - kUserBase) / kPage] = rights;
   }
   char* host(uint64_t at) { return base_ + (at - kUserBase); }
+
+  std::function<void(uint64_t at)> looked;  // before each copy
 
  private:
   char* base_;

@@ -318,6 +318,18 @@ TEST_CASE("an address that changes under the call is judged as it is used") {
   for (unsigned i = 0; i < 3000; i++) sent += box(__NR_sendto, udp, text, 1, 0, to, 16) == 1;
   stop = true;
   flipper.join();
+
+  // And as soon as it was copied once, each time.
+  for (unsigned i = 0; i < 10; i++) {
+    unsigned looks = 0;
+    memcpy(box.env.memory_.host(to), &good, sizeof(good));
+    box.env.memory_.looked = [&](uint64_t at) {
+      if (at == to && looks++) memcpy(box.env.memory_.host(to), &bad, sizeof(bad));
+    };
+    sent += box(__NR_sendto, udp, text, 1, 0, to, 16) == 1;
+    box.env.memory_.looked = nullptr;
+    CHECK(looks == 1);
+  }
   struct pollfd came = {forbidden.fd, POLLIN, 0};
   CHECK(poll(&came, 1, 20) == 0);
   CHECK(sent > 0);
