@@ -261,9 +261,7 @@ void Table::descriptors() {
   const uint32_t timer = sizeof(struct itimerspec);
   forward(__NR_timerfd_settime, {kFd, flags(3), in(timer), or_null(out(timer))});
   forward(__NR_timerfd_gettime, {kFd, out(timer)});
-  new_fd(__NR_memfd_create, __NR_memfd_create,
-         {string(250), flags(MFD_CLOEXEC | MFD_ALLOW_SEALING | 0x18, 0, MFD_CLOEXEC)}, 1,
-         MFD_CLOEXEC);
+  handle(__NR_memfd_create, do_memfd_create, {kPointer, kInt});
 }
 
 void Table::network() {

@@ -109,7 +109,7 @@ long Calls::allowed(unsigned number, const Arguments& args) {
   const Row& row = call_row(number);
   try {
     switch (row.how) {
-      case How::kRefused: return -row.error;
+      case How::kRefused: log(number, args, kNotSupported); return -row.error;
       case How::kMemory: return env_.memory_call(number, args, -1);
       case How::kProcess: return env_.process_call(number, args, -1);
       case How::kForward:

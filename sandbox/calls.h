@@ -51,8 +51,8 @@ struct Endpoint {
 };
 
 struct CallOptions {
-  // A line (without newline) for each refused call; at most `log_per_second`.  Called by any
-  // thread, one at a time.
+  // A line (without newline) for each refused call, and for each that is let pass but not
+  // supported; at most `log_per_second`.  Called by any thread, one at a time.
   std::function<void(std::string_view line)> log;
   unsigned log_per_second = 100;
   // Everything is noted there; what the policy refuses is logged and carried out all the same.

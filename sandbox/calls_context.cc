@@ -26,6 +26,11 @@ long Context::add(long host_fd, bool close_on_exec, Place place) {
   return fds().install(make_file(HostFd(host_fd), std::move(place)), close_on_exec);
 }
 
+long Context::not_supported(const Arguments& args, int error) {
+  calls.log(number, args, kNotSupported);
+  return -error;
+}
+
 long Context::directory(uint64_t fd, Dir& dir) {
   if (static_cast<int>(fd) == AT_FDCWD) {
     dir = files().cwd();

@@ -74,6 +74,7 @@ class Context {
   uint64_t reachable(const Ranges& ranges, uint64_t from, uint64_t bytes, bool write);
 
   long forward(const Row& row, const Arguments& args);
+  long not_supported(const Arguments& args, int error);
 
   Files& files() { return calls.files_; }
   Descriptors& fds() { return calls.fds_; }
@@ -90,6 +91,9 @@ class Context {
   size_t used_ = 0;
   alignas(16) char small_[kSmall];
 };
+
+// In the log: the policy lets it pass, and there is no safe way to carry it out.
+constexpr std::string_view kNotSupported = "not supported";
 
 constexpr uint64_t kPiece = 128 << 10;
 constexpr uint64_t kMessage = 1 << 20;  // the largest datagram that is passed on

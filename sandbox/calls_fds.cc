@@ -75,7 +75,18 @@ struct Command {
   bool changes = false;  // the file
 };
 
+constexpr uint32_t kSetPipeSize = 1031;  // F_SETPIPE_SZ
+constexpr uint32_t kUsualPipe = 64 << 10;
+
 constexpr int kStatusFlags = O_APPEND | O_NONBLOCK | O_NOATIME | O_DIRECT;
+
+// SIGIO for a process inside when something can be read or written.  What was given from
+// outside tells whom it told before; groups may hold processes from outside.
+long set_owner(Context& call, const OpenFile& file, int pid) {
+  if (file.given || pid < 0) return -EPERM;
+  if (pid && !call.env.may_signal(pid)) return -ESRCH;
+  return call.host(__NR_fcntl, file.fd.get(), F_SETOWN, pid);
+}
 
 constexpr Command kFcntl[] = {
     {F_GETFL, Takes::kNothing, 0},
@@ -85,7 +96,7 @@ constexpr Command kFcntl[] = {
     {36 /* F_OFD_GETLK */, Takes::kInOut, sizeof(struct flock)},
     {37 /* F_OFD_SETLK */, Takes::kIn, sizeof(struct flock)},
     {38 /* F_OFD_SETLKW */, Takes::kIn, sizeof(struct flock)},
-    {1031 /* F_SETPIPE_SZ */, Takes::kValue, 0},
+    {kSetPipeSize, Takes::kValue, 0},
     {1032 /* F_GETPIPE_SZ */, Takes::kNothing, 0},
     {1033 /* F_ADD_SEALS */, Takes::kValue, 0, true},
     {1034 /* F_GET_SEALS */, Takes::kNothing, 0},
@@ -113,6 +124,7 @@ constexpr Command kIoctl[] = {
     {TIOCGPGRP, Takes::kOut, 4},
     {FIONREAD, Takes::kOut, 4},
     {FIONBIO, Takes::kIn, 4},
+    {FIOASYNC, Takes::kIn, 4},
     {SIOCATMARK, Takes::kOut, 4},
 };
 
@@ -199,13 +211,18 @@ long do_fcntl(Context& call, const Arguments& args) {
     case F_SETFD: return call.fds().set_close_on_exec(fd, args[2] & FD_CLOEXEC);
     case F_SETFL: {
       if (file->path_only) return -EBADF;
-      const int flags = static_cast<int>(args[2]) & kStatusFlags;
+      const int flags = static_cast<int>(args[2]) & (kStatusFlags | (file->given ? 0 : O_ASYNC));
       return call.host(__NR_fcntl, file->fd.get(), F_SETFL, flags);
     }
+    case F_GETOWN: return file->given ? 0 : call.host(__NR_fcntl, file->fd.get(), F_GETOWN);
+    case kSetPipeSize:  // as Linux for who has used up the memory that all pipes may have
+      if (call.files().room() >= 0 && static_cast<uint32_t>(args[2]) > kUsualPipe) return -EPERM;
+      break;
+    case F_SETOWN: return set_owner(call, *file, static_cast<int>(args[2]));
     default: break;
   }
   const Command* command = find(kFcntl, code);
-  return command ? carry_out(call, *file, *command, args[2]) : -EINVAL;
+  return command ? carry_out(call, *file, *command, args[2]) : call.not_supported(args, EINVAL);
 }
 
 long do_ioctl(Context& call, const Arguments& args) {
@@ -214,8 +231,9 @@ long do_ioctl(Context& call, const Arguments& args) {
   if (!file || file->path_only) return -EBADF;
   if (code == FIOCLEX || code == FIONCLEX)
     return call.fds().set_close_on_exec(static_cast<int>(args[0]), code == FIOCLEX);
+  if (code == FIOASYNC && file->given) return -EPERM;
   const Command* command = find(kIoctl, code);
-  return command ? carry_out(call, *file, *command, args[2]) : -ENOTTY;
+  return command ? carry_out(call, *file, *command, args[2]) : call.not_supported(args, ENOTTY);
 }
 
 std::vector<uint32_t> forwarded_requests() {

@@ -323,6 +323,22 @@ long do_fchdir(Context& call, const Arguments& args) {
   return 0;
 }
 
+// A file of the directories' memory where that has a limit: it then counts there.
+long do_memfd_create(Context& call, const Arguments& args) {
+  constexpr uint32_t kNewer = 0x18;  // MFD_NOEXEC_SEAL, MFD_EXEC: EINVAL before Linux 6.3
+  const auto flags = static_cast<uint32_t>(args[1]);
+  const int room = call.files().room();
+  char name[250];
+  if (flags & ~(MFD_CLOEXEC | MFD_ALLOW_SEALING | (room < 0 ? kNewer : 0))) return -EINVAL;
+  const long bytes = call.memory().read_string(args[0], name, sizeof(name));
+  if (bytes < 0) return bytes == -ENAMETOOLONG ? -EINVAL : bytes;
+  if (room < 0)
+    return call.add(call.host(__NR_memfd_create, ptr(name), flags | MFD_CLOEXEC),
+                    flags & MFD_CLOEXEC);
+  constexpr int kNameless = O_TMPFILE | O_EXCL | O_RDWR | O_CLOEXEC;
+  return call.add(call.host(__NR_openat, room, ptr("."), kNameless, 0777), flags & MFD_CLOEXEC);
+}
+
 long do_umask(Context& call, const Arguments& args) {
   return call.files().set_umask(static_cast<uint32_t>(args[0]));
 }

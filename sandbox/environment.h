@@ -39,6 +39,12 @@ class Environment {
   virtual long host_call(long number, uint64_t a0 = 0, uint64_t a1 = 0, uint64_t a2 = 0,
                          uint64_t a3 = 0, uint64_t a4 = 0, uint64_t a5 = 0) = 0;
 
+  // Whether ring 3 may have signals sent to this process of its own numbering.
+  virtual bool may_signal(int pid) {
+    (void)pid;
+    return false;
+  }
+
   // The policy ends the thread or the process (kKillThread, kKillProcess), or wants SIGSYS
   // raised (kTrap; returns then).
   virtual void refused(unsigned number, const Arguments& args, Action action) = 0;

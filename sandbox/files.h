@@ -88,10 +88,13 @@ class Files {
   Files(const Files&) = delete;
   Files& operator=(const Files&) = delete;
 
-  // Bytes that the directories of the sandbox's own hold at most, all together; 0: as much as
-  // Linux gives.  Before the first one.  Without CAP_SYS_ADMIN they lie on disk, and it does
+  // Bytes that the directories of the sandbox's own hold at most, all together, and its memory
+  // files; 0: as much as Linux gives.  Before the first one.  Without CAP_SYS_ADMIN they lie on disk, and it does
   // not count.
   void set_room(uint64_t bytes) { room_ = bytes; }
+
+  // With set_room(), the directory of the host that counts: memory files belong there.  Else -1.
+  int room() const { return room_ ? store_.get() : -1; }
 
   // `at` is absolute.  Errors: the host's for `host_path`; ENOENT: there is nothing to put
   // it on; EPERM: a procfs.  A file can be bound as well as a directory.

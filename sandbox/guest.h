@@ -92,6 +92,7 @@ class Guest final : public Process, private PageBudget {
   void executing(const char* path) override { current().executing = path; }
   long host_call(long number, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4,
                  uint64_t a5) override;
+  bool may_signal(int pid) override;
   void refused(unsigned number, const Arguments& args, Action action) override;
 
  protected:
@@ -160,7 +161,6 @@ class Guest final : public Process, private PageBudget {
   long kill_thread(int tgid, int tid, int signal);
   long queue_signal(int tgid, int tid, uint64_t signal, uint64_t info_at);
   bool is_child(pid_t pid);
-  bool may_signal(pid_t pid);
   bool has_task(int tid);
 
   // guest_exec.cc

@@ -180,7 +180,7 @@ bool Guest::is_child(pid_t pid) {
                    0) == 0;
 }
 
-bool Guest::may_signal(pid_t pid) {
+bool Guest::may_signal(int pid) {
   return pid > 0 && (pid == pid_ || family_.has(pid) || is_child(pid));
 }
 

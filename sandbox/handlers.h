@@ -36,6 +36,7 @@ long do_faccessat2(Context& call, const Arguments& args);
 long do_getcwd(Context& call, const Arguments& args);
 long do_chdir(Context& call, const Arguments& args);
 long do_fchdir(Context& call, const Arguments& args);
+long do_memfd_create(Context& call, const Arguments& args);
 long do_umask(Context& call, const Arguments& args);
 long do_utimensat(Context& call, const Arguments& args);
 long do_utime(Context& call, const Arguments& args);

@@ -88,6 +88,7 @@ class FakeEnvironment : public Environment {
   }
   void refused(unsigned, const Arguments&, Action action) override { last_action = action; }
   void executing(const char* path) override { executed = path; }
+  bool may_signal(int pid) override { return pid == getpid(); }
   void broken_pipe() override { broken_pipes++; }
   void* scratch(size_t bytes) override {
     static thread_local std::vector<std::unique_ptr<char[]>> kept;
@@ -145,10 +146,12 @@ inline Policy allow_all() {
 
 // rw/ is the sandbox's /rw, ro/ its /ro, outside/ nothing of it.
 struct Box {
-  explicit Box(CallOptions options = {})
-      : policy(allow_all()), calls((setup(), policy), files, fds, env, std::move(options)) {}
+  // room: bytes that its own directories and memory files hold; 0: any number.
+  explicit Box(CallOptions options = {}, uint64_t room = 0)
+      : policy(allow_all()), calls((setup(room), policy), files, fds, env, std::move(options)) {}
 
-  void setup() {
+  void setup(uint64_t room) {
+    if (room) files.set_room(room);
     signal(SIGPIPE, SIG_IGN);
     for (const char* name : {"rw", "ro", "outside"}) mkdir((host / name).c_str(), 0755);
     host.write("outside/secret", "secret");

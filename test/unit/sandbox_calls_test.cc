@@ -76,6 +76,22 @@ TEST_CASE("rules see of an int what Linux sees") {
   CHECK(box(__NR_lseek, 78, 1ull << 32 | 77, 0) == -EBADF);
 }
 
+TEST_CASE("a line is logged for what is not supported") {
+  std::vector<std::string> lines;
+  CallOptions options;
+  options.log = [&](std::string_view line) { lines.emplace_back(line); };
+  Box box(options);
+  const long fd = box.open("file");
+  CHECK(box(__NR_ptrace, 1, 2, 3, 4) == -EPERM);
+  CHECK(box(__NR_ioctl, fd, TIOCSTI, 0) == -ENOTTY);
+  CHECK(box(__NR_fcntl, fd, F_SETSIG, 1) == -EINVAL);
+  CHECK(box(__NR_fcntl, fd, F_GETFL) >= 0);
+  REQUIRE(lines.size() == 3);
+  CHECK(lines[0] == "ptrace() not supported");
+  CHECK(lines[1] == "ioctl(0, 0x5412, 0x0) not supported");
+  CHECK(lines[2].ends_with(" not supported"));
+}
+
 TEST_CASE("the policy comes first") {
   Box box;
   box.policy.set_default({Action::kErrno, ENOENT});
@@ -359,6 +375,40 @@ TEST_CASE("times beyond all time are far away") {
   struct mmsghdr message = {};
   const uint64_t messages = box.put(message);
   CHECK(box(__NR_recvmmsg, pair[1], messages, 1, 0, box.put(far)) == 1);
+}
+
+TEST_CASE("memory files share the room of the sandbox's directories") {
+  if (geteuid() != 0) return;  // it has none of its own
+  constexpr size_t kRoom = 1 << 20, kPart = 600 << 10;
+  Box box({}, kRoom);
+  const uint64_t data = box.room(kPart), name = box.s("name");
+  const long first = box(__NR_memfd_create, name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  REQUIRE(first >= 0);
+  CHECK(box(__NR_fcntl, first, F_GETFD) == FD_CLOEXEC);
+  CHECK(box(__NR_write, first, data, kPart) == kPart);
+  const long second = box(__NR_memfd_create, name, 0);
+  CHECK(box(__NR_fcntl, second, F_GETFD) == 0);
+  const long some = box(__NR_write, second, data, kPart);
+  CHECK((some >= 0 && some <= static_cast<long>(kRoom - kPart)));
+  CHECK(box(__NR_write, second, data, kPart) == -ENOSPC);
+  CHECK(box(__NR_fallocate, second, 0, 0, kRoom) == -ENOSPC);
+  const long file = box.open("/tmp/file", O_CREAT | O_RDWR);
+  CHECK(box(__NR_write, file, data, kPart) == -ENOSPC);
+  box.close(first);
+  CHECK(box(__NR_write, file, data, kPart) == kPart);
+  // Nor has it a name by which it would stay.
+  CHECK(box(__NR_linkat, second, box.s(""), AT_FDCWD, box.s("/tmp/kept"), AT_EMPTY_PATH) < 0);
+  CHECK(box(__NR_linkat, AT_FDCWD, box.s("/proc/self/fd/" + std::to_string(second)), AT_FDCWD,
+            box.s("/tmp/kept"), AT_SYMLINK_FOLLOW) < 0);
+  CHECK(box(__NR_memfd_create, name, 0x100) == -EINVAL);
+  CHECK(box(__NR_memfd_create, box.s(std::string(250, 'x')), 0) == -EINVAL);
+  CHECK(box(__NR_memfd_create, 0, 0) == -EFAULT);
+
+  // Nor do pipes hold more than usually.
+  const uint64_t ends = box.room(8);
+  REQUIRE(box(__NR_pipe2, ends, 0) == 0);
+  CHECK(box(__NR_fcntl, box.at<int>(ends), F_SETPIPE_SZ, 1 << 20) == -EPERM);
+  CHECK(box(__NR_fcntl, box.at<int>(ends), F_SETPIPE_SZ, 1 << 16) == 1 << 16);
 }
 
 TEST_CASE("who and where one is") {

@@ -3,6 +3,8 @@
 // The sandbox's own numbering of descriptors.
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 
 #include <atomic>
 #include <catch2/catch.hpp>
@@ -91,7 +93,7 @@ TEST_CASE("dup, dup2, dup3 and fcntl as Linux has them") {
   CHECK(box(__NR_fcntl, fd, F_DUPFD, 1 << 20) == -EINVAL);
   CHECK(box(__NR_fcntl, fd, F_SETFL, O_APPEND) == 0);
   CHECK((box(__NR_fcntl, 20, F_GETFL) & O_APPEND));
-  CHECK(box(__NR_fcntl, fd, F_SETOWN, 1) == -EINVAL);
+  CHECK(box(__NR_fcntl, fd, F_SETOWN, 1) == -ESRCH);
   CHECK(box(__NR_fcntl, fd, F_SETSIG, 1) == -EINVAL);
   CHECK(box(__NR_fcntl, fd, 12345, 1) == -EINVAL);
   // Offsets are shared, as between Linux's.
@@ -169,6 +171,36 @@ TEST_CASE("what the host hands in is used, and not opened for more") {
   CHECK(box.open("/dev/fd/5") == -EACCES);
   CHECK(box.open("/proc/self/fd/5/secret") == -EACCES);
   CHECK(box(__NR_linkat, 0, box.s(""), AT_FDCWD, box.s("x"), AT_EMPTY_PATH) < 0);
+}
+
+TEST_CASE("SIGIO is for processes inside, and of files that nobody outside has") {
+  Box box;
+  const uint64_t pair = box.room(8), on = box.put(1);
+  REQUIRE(box(__NR_socketpair, AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+  const int fd = box.at<int>(pair);
+  CHECK(box(__NR_fcntl, fd, F_SETOWN, getpid()) == 0);
+  CHECK(box(__NR_fcntl, fd, F_GETOWN) == getpid());
+  CHECK(box(__NR_fcntl, fd, F_SETOWN, getppid()) == -ESRCH);
+  CHECK(box(__NR_fcntl, fd, F_SETOWN, -getpgrp()) == -EPERM);
+  CHECK(box(__NR_fcntl, fd, F_GETOWN) == getpid());
+  CHECK(box(__NR_ioctl, fd, FIOASYNC, on) == 0);
+  CHECK((box(__NR_fcntl, fd, F_GETFL) & O_ASYNC) != 0);
+  CHECK(box(__NR_fcntl, fd, F_SETFL, 0) == 0);
+  CHECK((box(__NR_fcntl, fd, F_GETFL) & O_ASYNC) == 0);
+  CHECK(box(__NR_fcntl, fd, F_SETFL, O_ASYNC) == 0);
+  CHECK((box(__NR_fcntl, fd, F_GETFL) & O_ASYNC) != 0);
+
+  int ends[2];
+  REQUIRE(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+  HostFd other(ends[1]);
+  REQUIRE(fcntl(ends[0], F_SETOWN, getppid()) == 0);
+  const int given = box.fds.install(given_file(HostFd(ends[0])), false);
+  CHECK(box(__NR_fcntl, given, F_SETOWN, getpid()) == -EPERM);
+  CHECK(box(__NR_fcntl, given, F_GETOWN) == 0);
+  CHECK(box(__NR_ioctl, given, FIOASYNC, on) == -EPERM);
+  CHECK(box(__NR_fcntl, given, F_SETFL, O_ASYNC) == 0);
+  CHECK(box(__NR_fcntl, given, F_GETFL) == O_RDWR);
+  CHECK(fcntl(ends[0], F_GETOWN) == getppid());
 }
 
 TEST_CASE("RLIMIT_NOFILE is the sandbox's own") {

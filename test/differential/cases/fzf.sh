@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# sandbox
 # needs: fzf seq
 # A Go program: threads, its own stacks and signals.
 . "${0%/*}/../prologue"

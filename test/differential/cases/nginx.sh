@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# sandbox
 # needs: nginx seq curl mkdir uniq cksum
 # cost: 40
 . "${0%/*}/../prologue"

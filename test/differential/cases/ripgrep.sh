@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# sandbox
 # needs: rg seq
 # A Rust program that searches with several threads.
 . "${0%/*}/../prologue"
