@@ -388,8 +388,13 @@ Result<void> PageMap::cut(uint64_t start, uint64_t bytes, uint64_t value, Stale&
       while ((va & (size_of(level) - 1)) || bytes - at < size_of(level)) level--;
       auto entry = reach(va, level);
       if (!entry) return entry.error();
-      if (pass == 1) store(*entry, level, va, value, stale);
-      at += size_of(level);
+      // With those that follow it in its table.
+      const uint64_t size = size_of(level);
+      uint64_t count = kEntries - (va / size & (kEntries - 1));
+      if (count > (bytes - at) / size) count = (bytes - at) / size;
+      if (pass == 1)
+        for (uint64_t i = 0; i < count; i++) store(*entry + i, level, va + i * size, value, stale);
+      at += count * size;
     }
   }
   return {};

@@ -24,7 +24,7 @@ constexpr unsigned kRuntime[] = {
     __NR_lseek,
     // ring 3's memory, stacks and VCPU pages of new threads, page pools
     __NR_mmap, __NR_munmap, __NR_mprotect, __NR_mremap, __NR_madvise, __NR_mincore, __NR_brk,
-    __NR_memfd_create,
+    __NR_memfd_create, __NR_msync,
     // locks; waiting for threads and children
     __NR_futex, __NR_sched_yield, __NR_wait4, __NR_waitid, __NR_restart_syscall, __NR_poll,
     __NR_ppoll,

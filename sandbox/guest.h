@@ -101,7 +101,7 @@ class Guest final : public Process, private PageBudget {
   bool own_trap(Task& task, const Ended& how, dune_tf& frame) override;
 
  private:
-  bool take() override { return family_.take_pages(slot_, 1); }
+  bool take(uint64_t pages) override { return family_.take_pages(slot_, pages); }
   void give(uint64_t pages) override { family_.give_pages(slot_, pages); }
   static GuestTask& current() { return *static_cast<GuestTask*>(Task::current()); }
   [[noreturn]] void exit_group(int status);

@@ -71,7 +71,7 @@ long Guest::fork(GuestTask& task, uint64_t flags, uint64_t stack, uint64_t paren
     Store::instance().lock();
     calls().before_fork();
     // All of them may become copies.
-    pid = family_.take_pages(slot, own_memory().pages()) ? ::fork() : -ENOMEM;
+    pid = family_.take_pages(slot, own_memory().budgeted_pages()) ? ::fork() : -ENOMEM;
     if (pid == -1) pid = -errno;
     calls().after_fork(pid == 0);
     Store::instance().unlock();

@@ -29,7 +29,10 @@ uint64_t rights(int protection, bool writable) {
 }  // namespace
 
 FileSource::~FileSource() { close(fd_); }
-HostMapping::~HostMapping() { ::munmap(base_, bytes_); }
+HostMapping::~HostMapping() {
+  ::munmap(base_, bytes_);
+  if (budget_) budget_->give(bytes_ / kPage);
+}
 
 Result<std::unique_ptr<Memory>> Memory::create(uint64_t limit) {
   auto windows = Windows::get();
@@ -182,7 +185,7 @@ Result<Store::Page> Memory::obtain(const Area& area, uint64_t start, uint64_t at
   const bool first = !b.has_own();
   if (first) add_own_block(at / Block::kBytes);
   Result<Store::Page> made = Error{ENOMEM, "the memory limit of all processes"};
-  if (!budget_ || budget_->take()) {
+  if (!budget_ || budget_->take(1)) {
     made = page ? store.copy(store.data(page)) : fresh(area, start, at);
     if (!made && budget_) budget_->give(1);
   }
@@ -276,15 +279,16 @@ char* Memory::page(uint64_t at, bool write, size_t* bytes) {
 void Memory::unmap_leaves(uint64_t start, uint64_t end) {
   Batch batch(space_);
   each_block(blocks_, start, end, [&](Block& b, uint64_t from, uint64_t to) {
-    bool any = false;
+    uint64_t first = to, last = from;
     for (uint64_t at = from; at < to; at += kPage) {
       const unsigned i = index_of(at);
       if (!bit(b.mapped, i)) continue;
-      any = true;
+      if (first == to) first = at;
+      last = at;
       clear_bit(b.mapped, i);
       if (bit(b.own, i)) set_bit(b.written, i);  // its dirty bit goes with the leaf
     }
-    if (any) (void)space_.unmap(Gva(from), to - from, &batch);
+    if (first < to) (void)space_.unmap(Gva(first), last + kPage - first, &batch);
   });
 }
 
@@ -334,15 +338,24 @@ bool Block::empty() const {
 
 void Memory::free_empty_blocks(uint64_t start, uint64_t end) {
   const uint64_t first = start / Block::kBytes, last = (end + Block::kBytes - 1) / Block::kBytes;
+  const auto empty = [this](auto block) {
+    return block != blocks_.end() && block->second->empty();
+  };
+  const auto free = [this](auto block) {
+    (void)space_.unmap(Gva(block->first * Block::kBytes), Block::kBytes);  // and its page table
+    return blocks_.erase(block);
+  };
   if (last - first > blocks_.size()) {
-    std::erase_if(blocks_, [&](const auto& block) {
-      return block.first >= first && block.first < last && block.second->empty();
-    });
+    for (auto block = blocks_.begin(); block != blocks_.end();) {
+      const bool inside = block->first >= first && block->first < last;
+      block = inside && empty(block) ? free(block) : std::next(block);
+    }
     return;
   }
   for (uint64_t key = first; key < last; key++) {
-    const auto found = blocks_.find(key);
-    if (found != blocks_.end() && found->second->empty()) blocks_.erase(found);
+    if (key == spare_block_ || !empty(blocks_.find(key))) continue;
+    if (const auto before = blocks_.find(spare_block_); empty(before)) free(before);
+    spare_block_ = key;
   }
 }
 

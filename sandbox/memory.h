@@ -54,12 +54,20 @@ struct Windows {
   static Result<Windows> get();
 };
 
+// A limit that several Memories share.
+class PageBudget {
+ public:
+  virtual ~PageBudget() = default;
+  virtual bool take(uint64_t pages) = 0;
+  virtual void give(uint64_t pages) = 0;
+};
+
 // Memory of Linux that a shared mapping leads to; unmapped with the last area.
 class HostMapping {
  public:
-  // protection: the most that ring 3 may have.
-  HostMapping(char* base, uint64_t bytes, int protection, bool file)
-      : base_(base), bytes_(bytes), protection_(protection), file_(file) {}
+  // protection: the most that ring 3 may have.  budget: gets its pages back; may be null.
+  HostMapping(char* base, uint64_t bytes, int protection, bool file, PageBudget* budget)
+      : base_(base), bytes_(bytes), protection_(protection), file_(file), budget_(budget) {}
   ~HostMapping();
   HostMapping(const HostMapping&) = delete;
   HostMapping& operator=(const HostMapping&) = delete;
@@ -73,6 +81,7 @@ class HostMapping {
   uint64_t bytes_;
   int protection_;
   bool file_;
+  PageBudget* budget_;
 };
 
 // A file whose pages are read when they are touched first; owns its descriptor.
@@ -177,14 +186,6 @@ class Snapshot {
   uint64_t pages_ = 0;
 };
 
-// A limit that several Memories share.
-class PageBudget {
- public:
-  virtual ~PageBudget() = default;
-  virtual bool take() = 0;  // one more page
-  virtual void give(uint64_t pages) = 0;
-};
-
 class Memory final : public UserMemory {
  public:
   // limit: bytes of pages, its own and those of the snapshot together.
@@ -205,6 +206,7 @@ class Memory final : public UserMemory {
   long mprotect(uint64_t at, uint64_t bytes, int protection);
   long mremap(uint64_t at, uint64_t old_bytes, uint64_t bytes, int flags, uint64_t to);
   long madvise(uint64_t at, uint64_t bytes, int advice);
+  long msync(uint64_t at, uint64_t bytes, int flags);
   long brk(uint64_t to);
   void set_break(uint64_t start) { break_start_ = break_ = start; }
 
@@ -240,8 +242,11 @@ class Memory final : public UserMemory {
   // How many times 2 MiB may have pages: each takes a page table, of which the host program and
   // all its sandboxes have 16,384 together.  Beyond it is no memory.
   void set_most_blocks(size_t most) { most_blocks_ = most; }
-  // Asked for each page from now on; outlives this.  Precondition: there is no snapshot.
+  // Asked from now on for each page, and for all of a shared mapping without a file at once;
+  // outlives this.  Precondition: there is no snapshot.
   void set_budget(PageBudget* budget) { budget_ = budget; }
+  // Pages that the budget has given.  Precondition: the lock is held.
+  uint64_t budgeted_pages() const { return own_pages_ + shared_bytes(false) / kPage; }
   // Bytes mapped, as ulimit -v counts.
   uint64_t mapped_bytes() const;
   // Of the shared mapping at `at`, or null.
@@ -253,7 +258,7 @@ class Memory final : public UserMemory {
   explicit Memory(uint64_t limit) : limit_(limit) {}
 
   Area* find(uint64_t at, uint64_t* start);
-  uint64_t shared_bytes() const;
+  uint64_t shared_bytes(bool files) const;
   long source(int host_fd, std::shared_ptr<FileSource>* to);
   bool covered(uint64_t start, uint64_t end);
   uint64_t find_gap(uint64_t bytes) const;
@@ -264,7 +269,8 @@ class Memory final : public UserMemory {
   // Gives [start, end) the pages of the snapshot that show through there.
   void take_inherited(uint64_t start, uint64_t end);
   void drop_pages(uint64_t start, uint64_t end);
-  // Of memory that is gone: what says which page lies where.
+  // Of memory that is gone: what says which page lies where.  The block that was emptied last
+  // stays: who maps and unmaps one page time and again need not make it anew.
   void free_empty_blocks(uint64_t start, uint64_t end);
   void add_own_block(uint64_t key);
   void drop_all();
@@ -290,6 +296,7 @@ class Memory final : public UserMemory {
   bool spawned_ = false;        // the snapshot is another's
   uint64_t break_start_ = 0, break_ = 0;
   Blocks blocks_;
+  uint64_t spare_block_ = ~0ull;
   std::vector<uint64_t> own_blocks_;  // keys of blocks with an own page; perhaps some more
   std::shared_ptr<const Snapshot> from_;
   std::atomic<uint64_t> own_pages_{0};

@@ -156,14 +156,19 @@ long Memory::mmap(uint64_t at, uint64_t bytes, int protection, int flags, int ho
         ::mmap(nullptr, bytes, host, MAP_SHARED | (flags & MAP_ANONYMOUS) | (flags & MAP_NORESERVE),
                host_fd, static_cast<off_t>(offset));
     if (p == MAP_FAILED) return -errno;
-    area.host =
-        std::make_shared<HostMapping>(static_cast<char*>(p), bytes, host, !(flags & MAP_ANONYMOUS));
+    PageBudget* const budget = flags & MAP_ANONYMOUS ? budget_ : nullptr;
+    if (budget && !budget->take(bytes / kPage)) {
+      ::munmap(p, bytes);
+      return -ENOMEM;
+    }
+    area.host = std::make_shared<HostMapping>(static_cast<char*>(p), bytes, host,
+                                              !(flags & MAP_ANONYMOUS), budget);
     area.offset = 0;
   }
 
   std::lock_guard locked(mutex_);
   if (areas_.size() >= kMaxAreas) return -ENOMEM;
-  if (area.host && shared_bytes() + bytes > limit_) return -ENOMEM;
+  if (area.host && shared_bytes(true) + bytes > limit_) return -ENOMEM;
   if (!shared && !(flags & MAP_ANONYMOUS)) {
     const long failed = source(host_fd, &area.file);
     if (failed) return failed;
@@ -192,11 +197,12 @@ long Memory::mmap(uint64_t at, uint64_t bytes, int protection, int flags, int ho
   return static_cast<long>(at);
 }
 
-uint64_t Memory::shared_bytes() const {
+uint64_t Memory::shared_bytes(bool files) const {
   uint64_t sum = 0;
   const HostMapping* last = nullptr;
   for (const auto& [start, area] : areas_) {
-    if (area.host && area.host.get() != last) sum += area.host->bytes();
+    if (area.host && area.host.get() != last && (files || !area.host->of_file()))
+      sum += area.host->bytes();
     last = area.host.get();
   }
   return sum;
@@ -378,6 +384,37 @@ long Memory::madvise(uint64_t at, uint64_t bytes, int advice) {
     areas_changed_ = true;
   }
   return 0;
+}
+
+long Memory::msync(uint64_t at, uint64_t bytes, int flags) {
+  if ((at & (kPage - 1)) || (flags & ~(MS_ASYNC | MS_INVALIDATE | MS_SYNC))) return -EINVAL;
+  if ((flags & MS_ASYNC) && (flags & MS_SYNC)) return -EINVAL;
+  if (bytes > kHighBytes) return -ENOMEM;
+  const uint64_t end = at + round_up(bytes);
+  if (end < at) return -ENOMEM;
+  struct Part {
+    std::shared_ptr<HostMapping> host;
+    char* from;
+    uint64_t bytes;
+  };
+  std::vector<Part> parts;
+  long result = 0;
+  {
+    std::lock_guard locked(mutex_);
+    if (!covered(at, end)) result = -ENOMEM;
+    auto it = areas_.upper_bound(at);
+    if (it != areas_.begin()) --it;
+    for (; it != areas_.end() && it->first < end; ++it) {
+      const auto& [start, area] = *it;
+      const uint64_t from = std::max(at, start), to = std::min(end, area.end);
+      if (from < to && area.host && area.host->of_file())
+        parts.push_back({area.host, area.host->base() + area.offset + (from - start), to - from});
+    }
+  }
+  // This may take long.
+  for (const Part& part : parts)
+    if (::msync(part.from, part.bytes, flags)) result = -errno;
+  return result;
 }
 
 long Memory::brk(uint64_t to) {

@@ -224,7 +224,7 @@ long Process::memory_call(unsigned number, const Arguments& a, int host_fd) {
     case __NR_mremap: return memory_->mremap(a[0], a[1], a[2], static_cast<int>(a[3]), a[4]);
     case __NR_madvise: return memory_->madvise(a[0], a[1], static_cast<int>(a[2]));
     case __NR_brk: return memory_->brk(a[0]);
-    case __NR_msync:
+    case __NR_msync: return memory_->msync(a[0], a[1], static_cast<int>(a[2]));
     case __NR_mlock:
     case __NR_munlock: return 0;
   }

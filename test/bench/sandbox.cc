@@ -204,6 +204,25 @@ void syscall_forwarded() {
 }
 bench::Row forwarded_row("sandbox_syscall_forwarded", syscall_forwarded);
 
+// One page of 1 MiB is touched.
+void map_and_unmap() {
+  Plan plan;
+  plan.count = 100;
+  plan.op = [](int count) {
+    for (; count; count--) {
+      void* p = mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      if (p == MAP_FAILED) exit(1);
+      *static_cast<volatile char*>(p) = 1;
+      munmap(p, 1 << 20);
+    }
+  };
+  const Cost native = measure(plan);
+  Plugin p = load();
+  const Cost dune = in_plugin("map_and_unmap", p);
+  bench::report("sandbox_mmap_touch_munmap", &native, &dune);
+}
+bench::Row map_and_unmap_row("sandbox_mmap_touch_munmap", map_and_unmap);
+
 void call_and_reset(const char* name, long pages) {
   constexpr size_t kBytes = 64 << 20;
   auto* memory = static_cast<char*>(

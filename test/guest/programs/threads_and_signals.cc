@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What programs do with threads, signals and children, one line for each.
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -130,6 +133,19 @@ void interruptions() {
   printf("child: %d\n", status_of(pid));
 }
 
+// A signal for who waits for a file.
+void input() {
+  int ends[2];
+  int on_now = 1;
+  if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends)) return;
+  on(SIGIO, note);
+  got = 0;
+  printf("owner: %d %d\n", fcntl(ends[0], F_SETOWN, getpid()), ioctl(ends[0], FIOASYNC, &on_now));
+  const pid_t pid = child([&ends] { _exit(write(ends[1], "x", 1) == 1 ? 3 : 4); });
+  while (!got) usleep(1000);
+  printf("input: %d, child: %d\n", got == SIGIO, status_of(pid));
+}
+
 void faults() {
   struct sigaction action = {};
   action.sa_sigaction = jump;
@@ -142,6 +158,9 @@ void faults() {
   void* page = mmap(nullptr, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (!sigsetjmp(back, 1)) *static_cast<volatile int*>(page) = 1;
   printf("read-only: %d %d\n", got, fault_at == page);
+  char* bytes = static_cast<char*>(page);
+  printf("msync: %d %d", msync(page, 4096, MS_SYNC), msync(bytes + 1, 10, MS_SYNC));
+  printf(" %d\n", munmap(page, 4096) ? 0 : msync(page, 4096, MS_ASYNC));
   volatile int zero = 0;
   if (!sigsetjmp(back, 1)) zero = 1 / zero;
   printf("division: %d\n", got);
@@ -199,11 +218,45 @@ void children() {
          })));
 }
 
+// Under dune-sandbox --memory: what lies in files, and what processes share, counts as well.
+const char* memory_elsewhere() {
+  constexpr int kMost = 1000;
+  static char data[1 << 20];
+  data[0] = 1;
+  for (int round = 0; round < 2; round++) {  // what was given back can be had again
+    int fds[kMost];
+    int made = 0;
+    bool full = false;
+    while (made < kMost && !full) {
+      fds[made] = memfd_create("much", 0);
+      if (fds[made] < 0) return "no file";
+      full = write(fds[made++], data, sizeof(data)) != static_cast<ssize_t>(sizeof(data));
+    }
+    if (!full || errno != ENOSPC) return "files without end";
+    while (made) close(fds[--made]);
+  }
+  for (int round = 0; round < 2; round++) {
+    void* all[kMost];
+    int made = 0;
+    for (; made < kMost; made++) {
+      all[made] =
+          mmap(nullptr, sizeof(data), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+      if (all[made] == MAP_FAILED) break;
+    }
+    if (made < 2 || made == kMost || errno != ENOMEM) return "shared memory without end";
+    if (fork() >= 0 || errno != ENOMEM) return "a child has it once more";
+    while (made) munmap(all[--made], sizeof(data));
+  }
+  return status_of(child([] {})) ? "no child" : "bounded";
+}
+
 }  // namespace
 
-int main() {
+int main(int argc, char**) {
+  if (argc > 1) return puts(memory_elsewhere()) < 0;
   threads();
   interruptions();
+  input();
   faults();
   masks();
   children();
