@@ -34,6 +34,20 @@ Result<void*> fresh_memory(size_t bytes) {
   return reinterpret_cast<void*>(at);
 }
 
+// On a page that a fork wipes: the child finds the lock open, whoever held it in the parent,
+// and that it is a child.
+struct Wiped {
+  SpinLock lock;
+  bool alive;
+};
+
+Result<Wiped*> make_wiped() {
+  auto page = fresh_memory(kPageSize);
+  if (!page) return page.error();
+  sys::call(__NR_madvise, sys::arg(*page), kPageSize, MADV_WIPEONFORK);
+  return static_cast<Wiped*>(*page);
+}
+
 Result<void> check_range(Gva start, uint64_t bytes) {
   if (!bytes || (start.value | bytes) % kPageSize || start.value >= kUserLimit ||
       bytes > kUserLimit - start.value)
@@ -81,8 +95,27 @@ bool has_io_uring() {
   return found;
 }
 
-// Calls with system-call buffers on the stack stay valid if somebody watches the stack:
-// they are made like any other.
+// Whether it has a context of Linux AIO, whose ring is a mapping of that name.
+bool has_aio() {
+  constexpr char kRing[] = "/[aio]";
+  constexpr size_t kLength = sizeof(kRing) - 1;
+  char buffer[1024];
+  size_t have = 0;
+  const int fd = sys::open("/proc/self/maps", 02000000 /* O_CLOEXEC */);
+  if (fd < 0) return false;
+  bool found = false;
+  long n;
+  while (!found && (n = sys::call(__NR_read, fd, sys::arg(buffer + have),
+                                  static_cast<long>(sizeof(buffer) - have))) > 0) {
+    have += static_cast<size_t>(n);
+    for (size_t at = 0; at + kLength <= have; at++) found |= !memcmp(buffer + at, kRing, kLength);
+    const size_t keep = std::min(have, kLength - 1);  // it may go on in the next part
+    memmove(buffer, buffer + have - keep, keep);
+    have = keep;
+  }
+  sys::close(fd);
+  return found;
+}
 
 }  // namespace
 
@@ -97,9 +130,8 @@ Result<Window*> Window::make(uint64_t base) {
 void Window::free() { sys::munmap(this, sizeof(Window)); }
 
 struct Tracker::State {
-  State* next;      // in `trackers`
-  uint32_t* alive;  // a page that a fork wipes
-  SpinLock lock;
+  State* next;  // in `trackers`
+  Wiped* wiped;
   bool left_over[2];  // dirty, accessed: harvest() ended early
   size_t count;
   Window* windows[kMaxWindows];  // by address
@@ -126,13 +158,25 @@ struct Tracker::State {
   Result<void> scan(uint64_t bit);
   void add_in_flight(uint64_t bit);
   Result<void> after_fork();
-  void hand_out(std::span<Span> out, uint64_t bit, Harvest& result);
+  Harvest hand_out(std::span<Span> out, uint64_t bit);
 };
 
 namespace {
 
-SpinLock trackers_lock;
+// What another thread was changing at a fork is whole in the child, or has not begun there.
+Wiped* registry;  // made by the first create(); its lock guards:
 Tracker::State* trackers;
+
+Result<void> make_registry() {
+  if (__atomic_load_n(&registry, __ATOMIC_ACQUIRE)) return {};
+  auto made = make_wiped();
+  if (!made) return made.error();
+  Wiped* none = nullptr;
+  if (!__atomic_compare_exchange_n(&registry, &none, *made, false, __ATOMIC_ACQ_REL,
+                                   __ATOMIC_ACQUIRE))
+    sys::munmap(*made, kPageSize);
+  return {};
+}
 
 // visit(window base, first page in window, pages) for each GiB of the range.
 template <class Visit>
@@ -154,8 +198,12 @@ Result<Window*> Tracker::State::find_or_make(uint64_t address) {
   if (count == kMaxWindows) return Error{ENOMEM, "a tracker reaches over 1024 GiB"};
   auto made = Window::make(address & ~(kWindowSize - 1));
   if (!made) return made;
-  size_t at = count++;
-  for (; at && windows[at - 1]->base > (*made)->base; at--) windows[at] = windows[at - 1];
+  // Twice there for a moment, but never missing: somebody may fork.
+  size_t at = count;
+  windows[at] = at ? windows[at - 1] : *made;
+  __atomic_store_n(&count, at + 1, __ATOMIC_RELEASE);
+  for (; at && windows[at - 1]->base > (*made)->base; at--)
+    __atomic_store_n(&windows[at], windows[at - 1], __ATOMIC_RELEASE);
   windows[at] = *made;
   return made;
 }
@@ -248,38 +296,18 @@ Result<void> Tracker::State::scan(uint64_t bit) {
   return {};
 }
 
-void Tracker::State::hand_out(std::span<Span> out, uint64_t bit, Harvest& result) {
-  auto add = [&](uint64_t address, uint64_t pages) {
-    if (result.count) {
-      Span& last = out[result.count - 1];
-      if (last.start.value + last.bytes == address) {
-        last.bytes += pages * kPageSize;
-        result.pages += pages;
-        return true;
-      }
-    }
-    if (result.count == out.size()) return false;
-    out[result.count++] = Span{Gva(address), pages * kPageSize};
-    result.pages += pages;
-    return true;
-  };
-  for (size_t i = 0; i < count; i++) {
+Harvest Tracker::State::hand_out(std::span<Span> out, uint64_t bit) {
+  PageSpans spans(out);
+  bool room = true;
+  for (size_t i = 0; i < count && room; i++) {
     Window& window = *windows[i];
     uint64_t* pending = window.pending(bit);
     for_blocks(window, [&](unsigned block, unsigned blocks) {
-      for (unsigned w = block * kBlockWords; w < (block + blocks) * kBlockWords; w++)
-        while (pending[w] && !result.more) {
-          const auto first = static_cast<unsigned>(std::countr_zero(pending[w]));
-          const auto run = static_cast<unsigned>(std::countr_one(pending[w] >> first));
-          if (!add(window.base + (w * 64ull + first) * kPageSize, run)) {
-            result.more = true;
-            return;
-          }
-          pending[w] &= run == 64 ? 0 : ~(((1ull << run) - 1) << first);
-        }
+      for (unsigned w = block * kBlockWords; w < (block + blocks) * kBlockWords && room; w++)
+        if (pending[w]) room = spans.take(pending[w], window.base + w * 64 * kPageSize);
     });
-    if (result.more) return;
   }
+  return spans.harvest();
 }
 
 namespace {
@@ -301,11 +329,9 @@ Result<void> make_leaves(Gva start, uint64_t bytes, PageSize size) {
 
 }  // namespace
 
-// A fork child has page tables of its own making: large leaves.
+// A fork child has page tables of its own making: large leaves.  Precondition: the lock is held.
 Result<void> Tracker::State::after_fork() {
-  if (__atomic_load_n(alive, __ATOMIC_ACQUIRE)) return {};
-  lock = SpinLock();
-  Locked locked(lock);
+  if (wiped->alive) return {};
   for (size_t i = 0; i < count; i++) {
     Window& window = *windows[i];
     for (unsigned block = 0; block < kBlocks; block++) {
@@ -317,7 +343,7 @@ Result<void> Tracker::State::after_fork() {
     memcpy(window.dirty, window.watched, sizeof(window.watched));
     memcpy(window.accessed, window.watched, sizeof(window.watched));
   }
-  *alive = 1;
+  wiped->alive = true;
   return {};
 }
 
@@ -327,19 +353,24 @@ Result<Tracker> Tracker::create() {
     return Error{EPERM, "another copy of libdune has entered Dune mode (dune-run's)"};
   if (serves_soft_dirty()) return Error{EBUSY, "the dirty bits belong to pagemap and clear_refs"};
   if (has_io_uring()) return Error{EBUSY, "writes of an io_uring cannot be followed"};
+  if (has_aio()) return Error{EBUSY, "writes of Linux AIO cannot be followed"};
   auto memory = fresh_memory(sizeof(State));
   if (!memory) return memory.error();
-  auto page = fresh_memory(kPageSize);
-  if (!page) {
+  auto wiped = make_wiped();
+  if (wiped)
+    if (auto ready = make_registry(); !ready) {
+      sys::munmap(*wiped, kPageSize);
+      wiped = ready.error();
+    }
+  if (!wiped) {
     sys::munmap(*memory, sizeof(State));
-    return page.error();
+    return wiped.error();
   }
-  sys::call(__NR_madvise, sys::arg(*page), kPageSize, MADV_WIPEONFORK);
   auto* state = static_cast<State*>(*memory);  // zeroes are a valid State
-  state->alive = static_cast<uint32_t*>(*page);
-  *state->alive = 1;
+  state->wiped = *wiped;
+  state->wiped->alive = true;
   track_kernel_writes(true);
-  Locked locked(trackers_lock);
+  Locked locked(registry->lock);
   state->next = trackers;
   trackers = state;
   return Tracker(state);
@@ -349,7 +380,7 @@ void Tracker::destroy() {
   State* state = std::exchange(state_, nullptr);
   if (!state) return;
   {
-    Locked locked(trackers_lock);
+    Locked locked(registry->lock);
     for (State** at = &trackers; *at; at = &(*at)->next)
       if (*at == state) {
         *at = state->next;
@@ -358,7 +389,7 @@ void Tracker::destroy() {
   }
   track_kernel_writes(false);
   for (size_t i = 0; i < state->count; i++) state->windows[i]->free();
-  sys::munmap(state->alive, kPageSize);
+  sys::munmap(state->wiped, kPageSize);
   sys::munmap(state, sizeof(State));
 }
 
@@ -380,16 +411,15 @@ Result<void> Tracker::watch(Gva start, uint64_t bytes, Grain grain) {
   if (grain == Grain::k2M && (start.value | bytes) % kBlockSize) return Error{EINVAL};
   if (own_memory(Hva(start.value), bytes)) return Error{EPERM, "memory of libdune itself"};
   good = check_mapped(start, bytes);
-  if (good) good = state_->after_fork();
   if (!good) return good;
 
-  Locked all(trackers_lock);
+  Locked all(registry->lock);
   for (State* other = trackers; other; other = other->next)
     if (other->any_watched(start, bytes)) return Error{EEXIST, "watched already"};
   good = make_leaves(start, bytes, grain == Grain::k2M ? PageSize::k2M : PageSize::k4K);
   if (!good) return good;
-  Locked locked(state_->lock);
-  Result<void> done;
+  Locked locked(state_->wiped->lock);
+  Result<void> done = state_->after_fork();
   by_window(start, bytes, [&](uint64_t base, uint64_t, uint64_t) {
     if (!done) return;
     auto window = state_->find_or_make(base);
@@ -418,9 +448,10 @@ Result<void> Tracker::watch(Gva start, uint64_t bytes, Grain grain) {
 Result<void> Tracker::unwatch(Gva start, uint64_t bytes) {
   auto good = ready(state_);
   if (good) good = check_range(start, bytes);
-  if (good) good = state_->after_fork();
   if (!good) return good;
-  Locked locked(state_->lock);
+  Locked locked(state_->wiped->lock);
+  good = state_->after_fork();
+  if (!good) return good;
   if (!state_->all_watched(start, bytes)) return Error{ENOENT, "not watched"};
   state_->set_watched(start, bytes, false);
   return {};
@@ -428,30 +459,30 @@ Result<void> Tracker::unwatch(Gva start, uint64_t bytes) {
 
 bool Tracker::watched(Gva page) const {
   if (!state_) return false;
-  Locked locked(state_->lock);
+  Locked locked(state_->wiped->lock);
   return state_->any_watched(page.align_down(kPageSize), kPageSize);
 }
 
 uint64_t Tracker::watched_pages() const {
   uint64_t sum = 0;
   if (!state_) return 0;
-  Locked locked(state_->lock);
+  Locked locked(state_->wiped->lock);
   for (size_t i = 0; i < state_->count; i++) sum += state_->windows[i]->pages;
   return sum;
 }
 
 Result<Harvest> Tracker::harvest(std::span<Span> out, uint64_t bit) {
   auto good = ready(state_);
-  if (good) good = state_->after_fork();
   if (!good) return good.error();
   if (bit != kPteDirty && bit != kPteAccessed) return Error{EINVAL};
-  Locked locked(state_->lock);
+  Locked locked(state_->wiped->lock);
+  good = state_->after_fork();
+  if (!good) return good.error();
   if (!state_->left(bit)) {
     auto done = state_->scan(bit);
     if (!done) return done.error();
   }
-  Harvest result;
-  state_->hand_out(out, bit, result);
+  const Harvest result = state_->hand_out(out, bit);
   state_->left(bit) = result.more;
   return result;
 }
@@ -459,10 +490,11 @@ Result<Harvest> Tracker::harvest(std::span<Span> out, uint64_t bit) {
 Result<uint64_t> Tracker::pages(Gva start, uint64_t bytes, uint64_t* bitmap, uint64_t bit) {
   auto good = ready(state_);
   if (good) good = check_range(start, bytes);
-  if (good) good = state_->after_fork();
   if (!good) return good.error();
   if (bit != kPteDirty && bit != kPteAccessed) return Error{EINVAL};
-  Locked locked(state_->lock);
+  Locked locked(state_->wiped->lock);
+  good = state_->after_fork();
+  if (!good) return good.error();
   if (!state_->all_watched(start, bytes)) return Error{ENOENT, "not watched"};
   memset(bitmap, 0, (bytes / kPageSize + 63) / 64 * 8);
   state_->add_in_flight(bit);
@@ -496,10 +528,11 @@ Result<uint64_t> Tracker::snapshot(Gva start, uint64_t bytes, uint64_t* bitmap,
                                    uint64_t bit) const {
   auto good = ready(state_);
   if (good) good = check_range(start, bytes);
-  if (good) good = state_->after_fork();
   if (!good) return good.error();
   if (bit != kPteDirty && bit != kPteAccessed) return Error{EINVAL};
-  Locked locked(state_->lock);
+  Locked locked(state_->wiped->lock);
+  good = state_->after_fork();
+  if (!good) return good.error();
   if (!state_->all_watched(start, bytes)) return Error{ENOENT, "not watched"};
   memset(bitmap, 0, (bytes / kPageSize + 63) / 64 * 8);
   state_->add_in_flight(bit);

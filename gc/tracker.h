@@ -26,14 +26,17 @@
 // frames, ...).  A page whose write runs at the same time as harvest() is returned by it, by
 // the next one, or by both.  Pages are never invented, but
 //   - a system call's buffer counts as written while the call is under way,
-//   - in a fork child all watched pages are dirty at first,
-//   - what a caller maps there with libdune/address_space.h is dirty at first.
+//   - what a call of Linux has mapped or unmapped counts as written,
+//   - in a fork child all watched pages are dirty at first.
 // Writes that pass by the guest's page tables and are not seen: another process's, to shared
-// memory; those of a thread that has left Dune mode.
+// memory; those of a thread that has left Dune mode.  Who puts another mapping there with
+// libdune/address_space.h tells so by mark().  Of a sandbox's memory its plugin tells:
+// Plugin::harvest() of sandbox/plugin.h.
 //
 // Ranges are 4 KiB aligned.  All members may be called on any thread, in Dune mode; harvest(),
 // snapshot() and mark() also while other threads are stopped anywhere but inside of a
-// Tracker: they call no malloc().  The destructor may run anywhere.
+// Tracker: they call no malloc().  The destructor may run anywhere.  While one thread
+// creates or destroys a Tracker no other forks.
 //
 // Errors are errno values:
 //
@@ -43,8 +46,8 @@
 //   ENOMEM   part of the range is not mapped; no memory for bitmaps or page tables
 //   EEXIST   watch(): this Tracker or another watches part of it already
 //   ENOENT   unwatch(), pages(): this Tracker does not watch part of it
-//   EBUSY    create(): the process has an io_uring, whose writes cannot be followed, or
-//            entered with Options::soft_dirty
+//   EBUSY    create(): the process has an io_uring or a context of Linux AIO, whose writes
+//            cannot be followed, or entered with Options::soft_dirty
 //   EBADF    no Tracker: never created, or moved from
 #ifndef DUNE_GC_TRACKER_H
 #define DUNE_GC_TRACKER_H
@@ -56,20 +59,14 @@
 
 #include "libdune/address_space.h"
 #include "libdune/dune.hpp"
+#include "libdune/page_spans.h"
 
 namespace dune::gc {
 
-struct Span {
-  Gva start;
-  uint64_t bytes;
-};
-
-struct Harvest {
-  size_t count = 0;    // spans written to the buffer
-  uint64_t pages = 0;  // 4 KiB pages in them
-  bool more = false;   // the buffer was too small: the next harvest() of the same bits goes on
-                       // there, and only then looks at page tables again
-};
+using Span = PageSpan;
+// Harvest::more: the next harvest() of the same bits goes on where this one ended, and only
+// then looks at page tables again.
+using dune::Harvest;
 
 // How fine writes are seen.  k2M keeps large leaves (fewer TLB misses): one write counts
 // for all watched pages of its 2 MiB.

@@ -2,6 +2,7 @@
 //
 // c_api.cc - dune_sandbox.h on top of plugin.h.
 #include <cstdarg>
+#include <cstddef>
 #include <cstdio>
 #include <new>
 
@@ -262,6 +263,26 @@ int dune_plugin_share(dune_plugin* plugin, size_t bytes, void** host, dune_remot
     *remote = shared->remote.at;
     return 0;
   });
+}
+
+static_assert(sizeof(dune_plugin_span) == sizeof(dune::PageSpan) &&
+              offsetof(dune_plugin_span, bytes) == offsetof(dune::PageSpan, bytes));
+
+int dune_plugin_track_writes(dune_plugin* plugin, int on) {
+  return guarded([&] { return code_of(plugin->track_writes(on)); });
+}
+
+int64_t dune_plugin_harvest(dune_plugin* plugin, dune_plugin_span* spans, size_t count, int* more) {
+  int64_t filled = 0;
+  *more = 0;
+  const int failed = guarded([&] {
+    auto got = plugin->harvest({reinterpret_cast<dune::PageSpan*>(spans), count});
+    if (!got) return code_of(got);
+    filled = static_cast<int64_t>(got->count);
+    *more = got->more;
+    return 0;
+  });
+  return failed ? failed : filled;
 }
 
 int dune_plugin_give(dune_plugin* plugin, int fd) {

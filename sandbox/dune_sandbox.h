@@ -114,6 +114,16 @@ int dune_plugin_write(dune_plugin* plugin, dune_remote at, const void* from, siz
    dune_plugin_reset() goes back to before, which leaves the content of older ones alone.  What
    ring 3 writes there may change while it is read.  -ENOMEM. */
 int dune_plugin_share(dune_plugin* plugin, size_t bytes, void** host, dune_remote* remote);
+/* Pages that were written, for a collector in the host: what counts, plugin.h says.  harvest()
+   returns how many spans of `spans` it has filled, in order of addresses; *more: call again.
+   -EINVAL: they are not tracked.  -ESTALE: in a fork child.  -ENOMEM. */
+struct dune_plugin_span {
+  dune_remote start;
+  uint64_t bytes;
+};
+int dune_plugin_track_writes(dune_plugin* plugin, int on);
+int64_t dune_plugin_harvest(dune_plugin* plugin, struct dune_plugin_span* spans, size_t count,
+                            int* more);
 /* The number by which ring 3 has a duplicate of `fd`, or -EBADF, -EMFILE. */
 int dune_plugin_give(dune_plugin* plugin, int fd);
 

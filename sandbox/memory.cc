@@ -70,7 +70,10 @@ Result<void> Memory::renew_space() {
   space_ = std::move(*space);
   for (auto& [at, b] : blocks_) {
     memset(b->mapped, 0, sizeof(b->mapped));
-    for (unsigned i = 0; i < 8; i++) b->written[i] |= b->own[i];
+    for (unsigned i = 0; i < 8; i++) {
+      b->written[i] |= b->own[i];
+      if (tracks_) b->changed[i] |= b->own[i];
+    }
   }
   return {};
 }
@@ -99,31 +102,6 @@ void Memory::drop_all() {
   own_pages_ = 0;
   break_start_ = break_ = 0;
   areas_changed_ = false;
-}
-
-void Memory::forget_written() {
-  std::lock_guard locked(mutex_);
-  for (const auto& [start, area] : areas_)
-    if (!area.host) unmap_leaves(start, area.end);
-  for (auto& [key, b] : blocks_) memset(b->written, 0, sizeof(b->written));
-}
-
-std::vector<uint64_t> Memory::written_pages() {
-  std::lock_guard locked(mutex_);
-  std::vector<uint64_t> all;
-  for (auto& [key, b] : blocks_) {
-    for (unsigned i = 0; i < Block::kPages; i++) {
-      if (!bit(b->own, i)) continue;
-      const uint64_t at = key * Block::kBytes + i * kPage;
-      bool written = bit(b->written, i);
-      if (!written && bit(b->mapped, i)) {
-        auto leaf = space_.lookup(Gva(at));
-        written = leaf && (leaf->flags & kPteDirty);
-      }
-      if (written) all.push_back(at);
-    }
-  }
-  return all;
 }
 
 Area* Memory::find(uint64_t at, uint64_t* start) {
@@ -196,6 +174,7 @@ Result<Store::Page> Memory::obtain(const Area& area, uint64_t start, uint64_t at
   if (b.pages[i]) store.put(b.pages[i]);
   b.pages[i] = *made;
   set_bit(b.own, i);
+  note(b, i);
   own_pages_++;
   return made;
 } catch (const std::bad_alloc&) {
@@ -208,7 +187,7 @@ Result<void> Memory::map_leaf(uint64_t at, const void* memory, int protection, b
   if (bit(b.mapped, i)) {
     auto gone = space_.unmap(Gva(at), kPage);
     if (!gone) return gone;
-    clear_bit(b.mapped, i);
+    lose_leaf(b, i);
   }
   auto done = space_.map(Gva(at), Hva(memory), kPage, rights(protection, writable), PageSize::k4K);
   if (done) set_bit(b.mapped, i);
@@ -254,6 +233,7 @@ char* Memory::page(uint64_t at, bool write, size_t* bytes) {
   if (area->host) {
     // Somebody may cut a file short at any time, and the access would end the host.
     if (area->host->of_file()) return nullptr;
+    if (write && !note_shared(at)) return nullptr;
     return area->host->base() + area->offset + (at - start);
   }
   const uint64_t page_at = at & ~kPageMask;
@@ -268,11 +248,21 @@ char* Memory::page(uint64_t at, bool write, size_t* bytes) {
     b = block(at);
     if (write && bit(b->mapped, i)) {
       if (!space_.unmap(Gva(page_at), kPage)) return nullptr;
-      clear_bit(b->mapped, i);
+      lose_leaf(*b, i);
     }
   }
-  if (write) set_bit(b->written, i);
+  if (write) {
+    set_bit(b->written, i);
+    note(*b, i);
+  }
   return Store::instance().data(page) + (at & kPageMask);
+}
+
+// A page's leaf is gone, and its dirty bit with it.
+void Memory::lose_leaf(Block& b, unsigned i) {
+  clear_bit(b.mapped, i);
+  if (bit(b.own, i)) set_bit(b.written, i);
+  note(b, i);
 }
 
 // Leaves only; the pages stay.
@@ -285,8 +275,7 @@ void Memory::unmap_leaves(uint64_t start, uint64_t end) {
       if (!bit(b.mapped, i)) continue;
       if (first == to) first = at;
       last = at;
-      clear_bit(b.mapped, i);
-      if (bit(b.own, i)) set_bit(b.written, i);  // its dirty bit goes with the leaf
+      lose_leaf(b, i);
     }
     if (first < to) (void)space_.unmap(Gva(first), last + kPage - first, &batch);
   });
@@ -300,6 +289,7 @@ void Memory::drop_pages(uint64_t start, uint64_t end) {
       if (!b.pages[i]) continue;
       Store::instance().put(b.pages[i]);
       b.pages[i] = 0;
+      note(b, i);
       if (bit(b.own, i)) {
         own_pages_--;
         if (budget_) budget_->give(1);

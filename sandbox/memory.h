@@ -28,10 +28,12 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
 #include "libdune/address_space.h"
+#include "libdune/page_spans.h"
 #include "libdune/result.h"
 #include "sandbox/store.h"
 #include "sandbox/user_memory.h"
@@ -116,6 +118,7 @@ struct Block {
   Store::Page pages[kPages] = {};
   uint64_t own[8] = {};      // not shared with a snapshot; ring 3 may write them
   uint64_t written[8] = {};  // by ring 0, or before their dirty bit was dropped
+  uint64_t changed[8] = {};  // to be handed out by harvest(); reset() has its own, above
   uint64_t mapped[8] = {};   // has a leaf in the page table
 
   bool has_own() const {
@@ -236,6 +239,12 @@ class Memory final : public UserMemory {
   void forget_written();
   std::vector<uint64_t> written_pages();
 
+  // For somebody who keeps an eye on the pages all the time: Plugin::track_writes() says what
+  // counts as written.  Threads may be in ring 3 meanwhile.
+  // EINVAL: nobody tracks.  ESTALE: in a fork child, before renew_space().  ENOMEM.
+  Result<void> track_writes(bool on);
+  Result<Harvest> harvest(std::span<PageSpan> out);
+
   uint64_t pages() const { return own_pages_; }
   uint64_t limit() const { return limit_; }
   void set_limit(uint64_t bytes) { limit_ = bytes; }
@@ -283,6 +292,15 @@ class Memory final : public UserMemory {
   Fault resolve(uint64_t at, bool write, bool execute);
   Result<void> map_leaf(uint64_t at, const void* memory, int protection, bool writable);
   void restore(uint64_t key, Block& b);
+  Result<void> take_dirty(uint64_t key, Block& b, Batch* batch);
+  Result<void> take_all_dirty();
+  // What harvest() shall tell of the page at `at`; of pages that will come back by reset().
+  void note(Block& b, unsigned i) {
+    if (tracks_) set_bit(b.changed, i);
+  }
+  bool note_shared(uint64_t at);
+  Result<void> note_hidden();
+  void lose_leaf(Block& b, unsigned i);
   void inherit(Areas areas);
 
   static constexpr size_t kMaxAreas = 65'530;
@@ -294,6 +312,7 @@ class Memory final : public UserMemory {
   std::map<std::pair<uint64_t, uint64_t>, std::weak_ptr<FileSource>> sources_;  // by device, inode
   bool areas_changed_ = false;  // since the snapshot
   bool spawned_ = false;        // the snapshot is another's
+  bool tracks_ = false;
   uint64_t break_start_ = 0, break_ = 0;
   Blocks blocks_;
   uint64_t spare_block_ = ~0ull;

@@ -333,6 +333,7 @@ long Memory::mremap(uint64_t at, uint64_t old_bytes, uint64_t bytes, int flags, 
     const unsigned j = index_of(there);
     if (bit(from->own, i)) set_bit(b.own, j);
     if (bit(from->written, i)) set_bit(b.written, j);
+    note(b, j);
     b.pages[j] = from->pages[i];
     from->pages[i] = 0;
     clear_bit(from->own, i);

@@ -416,6 +416,14 @@ Result<Plugin::Shared> Plugin::share(uint64_t bytes) {
   return shared;
 }
 
+Result<void> Plugin::track_writes(bool on) {
+  return state_->process->own_memory().track_writes(on);
+}
+
+Result<Harvest> Plugin::harvest(std::span<PageSpan> out) {
+  return state_->process->own_memory().harvest(out);
+}
+
 Result<int> Plugin::give(int host_fd) {
   HostFd own(fcntl(host_fd, F_DUPFD_CLOEXEC, 0));
   if (own.get() < 0) return Error{errno};

@@ -44,6 +44,7 @@
 #include <tuple>
 #include <utility>
 
+#include "libdune/page_spans.h"
 #include "libdune/result.h"
 #include "sandbox/abi.h"
 #include "sandbox/policy.h"
@@ -177,6 +178,20 @@ class Plugin {
     Remote<void> remote;
   };
   Result<Shared> share(uint64_t bytes);
+
+  // Which pages were written, for a collector in the host whose heap lies in the sandbox: what
+  // gc/tracker.h is for the host's own memory.  From track_writes(true) on all pages are clean;
+  // harvest() hands out the addresses of those that were written since, by ring 3 (the CPU's
+  // dirty bits: no fault, no exit), by system calls or by write(), and cleans them.  Call it
+  // between calls or from an exported function, again while Harvest::more says so.  It takes
+  // nothing from reset(), which goes back to the snapshot all the same.
+  // Also counts as written: what reset() has put back; the first touch of a page; pages that
+  // were dropped (madvise) or moved (mremap), or whose rights have changed; at snapshot() all
+  // that are in use.  What was unmapped is forgotten.  Not seen: the host's own writes to
+  // share()d memory by its own address.  Instances that are spawned start untracked.
+  // EINVAL: harvest() without track_writes().  ESTALE: in a fork child.  ENOMEM; nothing is lost.
+  Result<void> track_writes(bool on = true);
+  Result<Harvest> harvest(std::span<PageSpan> out);
 
   // The number by which ring 3 has a duplicate of this descriptor of the host's.  What it may
   // do with it, the policy says.  Gone when reset() goes back to before.  EBADF, EMFILE.

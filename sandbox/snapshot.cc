@@ -93,15 +93,13 @@ Result<std::shared_ptr<const Snapshot>> Memory::snapshot() {
 // The pages of one block that were written since the last time.
 void Memory::restore(uint64_t key, Block& b) {
   const uint64_t base = key * Block::kBytes;
-  uint64_t dirty[8] = {};
-  uint64_t look[8];
   Store& store = Store::instance();
 
-  for (unsigned w = 0; w < 8; w++) look[w] = b.own[w] & b.mapped[w];
-  (void)space_.take_pages(Gva(base), 1, kPteDirty, true, look, dirty);
+  (void)take_dirty(key, b, nullptr);
   for (unsigned w = 0; w < 8; w++) {
-    uint64_t rest = (dirty[w] | b.written[w]) & b.own[w];
+    uint64_t rest = b.written[w] & b.own[w];
     b.written[w] = 0;
+    if (tracks_) b.changed[w] |= rest;
     for (; rest; rest &= rest - 1) {
       const unsigned i = w * 64 + static_cast<unsigned>(__builtin_ctzll(rest));
       const uint64_t at = base + i * kPage;
@@ -124,6 +122,8 @@ Result<void> Memory::reset() {
   std::lock_guard locked(mutex_);
   if (!from_) return Error{EINVAL, "no snapshot was taken"};
   if (areas_changed_) {
+    if (tracks_)
+      if (auto noted = note_hidden(); !noted) return noted;
     Areas before = from_->areas_;  // for which there may be no memory
     for (const auto& [start, area] : areas_) {
       if (!area.inherited) {

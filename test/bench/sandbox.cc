@@ -279,6 +279,30 @@ void sandbox_create() {
 }
 bench::Row create_row("sandbox_create", sandbox_create);
 
+// What a collector in the host asks of a sandbox; Linux has nothing like it.
+void harvest_row(const char* name, long step) {
+  constexpr long kPages = 1000;
+  Plugin p = load();
+  auto put = p.function<void(long, int)>("pool_put");
+  if (!p.function<void(long)>("touch")(kPages) || !p.track_writes()) exit(1);
+  static dune::PageSpan spans[kPages];
+  Plan plan;
+  plan.prepare = [&] {
+    for (long i = 0; i < kPages; i += step)
+      if (!put(i * 4096, 1)) exit(1);
+  };
+  plan.op = [&](int) {
+    auto got = p.harvest(spans);
+    if (!got || got->more || got->pages < static_cast<uint64_t>(kPages / step)) exit(1);
+  };
+  const Cost dune = measure(plan);
+  bench::report(name, nullptr, &dune);
+}
+bench::Row harvest_sparse_row("sandbox_harvest_1000_sparse",
+                              [] { harvest_row("sandbox_harvest_1000_sparse", 50); });
+bench::Row harvest_dense_row("sandbox_harvest_1000_dense",
+                             [] { harvest_row("sandbox_harvest_1000_dense", 1); });
+
 double resident_kib() {
   long size = 0, resident = 0;
   FILE* file = fopen("/proc/self/statm", "r");

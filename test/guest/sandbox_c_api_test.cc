@@ -176,6 +176,22 @@ TEST_CASE("C interface of plugins: buffers, callbacks, snapshots") {
   CHECK(digits == 65432);
   CHECK(dune_plugin_export(p.p, "nonsense", nullptr, nullptr, &mix) == -EINVAL);
 
+  // Written pages.
+  dune_plugin_span spans[64];
+  int more = -1;
+  CHECK(dune_plugin_harvest(p.p, spans, 64, &more) == -EINVAL);
+  const dune_remote page = (dune_plugin_allocate(p.p, 16384) + 4095) & ~4095ull;
+  REQUIRE(dune_plugin_write(p.p, page, "a", 1) == 0);
+  REQUIRE(dune_plugin_track_writes(p.p, 1) == 0);
+  CHECK((dune_plugin_harvest(p.p, spans, 64, &more) == 0 && more == 0));
+  REQUIRE(dune_plugin_write(p.p, page, "a", 1) == 0);
+  REQUIRE(dune_plugin_write(p.p, page + 8192, "a", 1) == 0);
+  CHECK((dune_plugin_harvest(p.p, spans, 1, &more) == 1 && more == 1));
+  CHECK((spans[0].start == page && spans[0].bytes == 4096));
+  CHECK((dune_plugin_harvest(p.p, spans, 1, &more) == 1 && more == 0));
+  CHECK(spans[0].start == page + 8192);
+  REQUIRE(dune_plugin_track_writes(p.p, 0) == 0);
+
   dune_plugin* other = nullptr;
   CHECK(dune_plugin_reset(p.p) == -EINVAL);
   CHECK(dune_plugin_spawn(p.p, &other) == -EINVAL);
