@@ -272,6 +272,14 @@ dune_tf* special_call(Thread& thread, uint32_t nr) {
   return tracked_call();
 }
 
+// What follows from a call's result, for those who track dirty bits.
+void called(Thread& thread, uint32_t nr) {
+  const auto* gpr = thread.run->gpr;
+
+  if (tracks_kernel_writes()) note_mapping(nr, gpr[DUNE_RAX], gpr[DUNE_RSI], gpr[DUNE_RDX]);
+  if (serves_soft_dirty()) soft_dirty_called(thread, nr);
+}
+
 // A system call that dune_guest_syscall marked.
 dune_tf* host_call(Thread& thread) {
   dune_run& run = *thread.run;
@@ -287,7 +295,7 @@ dune_tf* host_call(Thread& thread) {
   if (!serves_soft_dirty() || !soft_dirty_answer(thread, nr)) {
     next = special_call(thread, nr);
     if (next == tracked_call()) return next;
-    if (serves_soft_dirty()) soft_dirty_called(thread, nr);
+    called(thread, nr);
   }
   abandon_writes(thread);
   return next;
@@ -313,7 +321,7 @@ extern "C" [[gnu::visibility("hidden")]] dune_tf* dune_host_exit(dune::Thread* t
 // Behind a tracked call, whose result is in the run page.  Null, for dune_host_exited.
 extern "C" [[gnu::visibility("hidden")]] dune_tf* dune_host_tracked_end(dune::Thread* thread) {
   dune::end_writes(*thread, static_cast<long>(thread->run->gpr[DUNE_RAX]));
-  if (dune::serves_soft_dirty()) dune::soft_dirty_called(*thread, thread->writes.nr);
+  dune::called(*thread, thread->writes.nr);
   return nullptr;
 }
 

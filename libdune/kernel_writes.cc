@@ -23,7 +23,7 @@ namespace {
 enum How : uint8_t {
   kNothing,
   kFixed,      // `size` bytes
-  kBytes,      // as many as argument `by` says
+  kBytes,      // as many as argument `by` says, and `size` more
   kReadBytes,  // the same, and the result says how many it was
   kArray,      // `size` times argument `by`
   kRest,       // what argument `by` says, rounded up to pages
@@ -72,7 +72,7 @@ constexpr Call kCalls[] = {
     {__NR_ioctl, {{2, kControl, 1}}},
     {__NR_fcntl, {{2, kFixed, 0, 32}}},
     {__NR_mq_timedreceive, {{1, kReadBytes, 2}, {3, kFixed, 0, 4}}},
-    {__NR_msgrcv, {{1, kFixed, 0, 8}, {1, kBytes, 2}}},
+    {__NR_msgrcv, {{1, kBytes, 2, 8}}},  // behind the type
     {__NR_syslog, {{1, kReadBytes, 2}}},
     // sockets
     {__NR_accept, {{1, kFixed, 0, kSockaddr}, {2, kFixed, 0, 4}}},
@@ -157,7 +157,7 @@ constexpr Call kCalls[] = {
     {__NR_getresgid, {{0, kFixed, 0, 4}, {1, kFixed, 0, 4}, {2, kFixed, 0, 4}}},
     {__NR_capget, {{0, kFixed, 0, 8}, {1, kFixed, 0, 24}}},
     {__NR_getcpu, {{0, kFixed, 0, 4}, {1, kFixed, 0, 4}}},
-    {__NR_prctl, {{1, kFixed, 0, 64}}},
+    {__NR_prctl, {{1, kFixed, 0, 64}, {4, kFixed, 0, 8}}},
     {__NR_arch_prctl, {{1, kFixed, 0, 8}}},
     {__NR_ptrace, {{3, kFixed, 0, 4096}, {2, kFixed, 0, 8}}},
     {__NR_sched_getparam, {{1, kFixed, 0, 4}}},
@@ -170,24 +170,31 @@ constexpr Call kCalls[] = {
     {__NR_bpf, {{1, kBytes, 2}}},
     {__NR_perf_event_open, {{0, kFixed, 0, 128}}},
     {__NR_modify_ldt, {{1, kReadBytes, 2}}},
-    {__NR_keyctl, {{2, kFixed, 0, 4096}, {3, kFixed, 0, 4096}}},
+    {__NR_keyctl, {{2, kFixed, 0, 4096}, {2, kBytes, 3}, {3, kFixed, 0, 4096}}},
     {__NR_seccomp, {{2, kFixed, 0, 64}}},
     // memory
     {__NR_mincore, {{2, kRest, 1}}},
-    {__NR_get_mempolicy, {{0, kFixed, 0, 4}, {1, kFixed, 0, 128}}},
+    {__NR_get_mempolicy, {{0, kFixed, 0, 4}, {1, kFixed, 0, 4096}}},
     {__NR_move_pages, {{4, kArray, 1, 4}}},
     {__NR_shmctl, {{2, kFixed, 0, 112}}},
     {__NR_msgctl, {{2, kFixed, 0, 120}}},
-    {__NR_semctl, {{3, kFixed, 0, 4096}}},
+    {__NR_semctl, {{3, kFixed, 0, 65535}}},  // GETALL: two bytes per semaphore
     {__NR_mq_getsetattr, {{2, kFixed, 0, 64}}},
     {__NR_mmap, {{0, kBytes, 1}}},
     {__NR_munmap, {{0, kBytes, 1}}},
     {__NR_madvise, {{0, kAdvice, 2}}},
     {__NR_mremap, {{0, kBytes, 1}, {4, kBytes, 2}}},
-    {__NR_shmat, {{1, kFixed, 0, 4096}}},
+    {__NR_remap_file_pages, {{0, kBytes, 1}}},
+    {__NR_shmat, {}},  // these two: note_mapping()
+    {__NR_brk, {}},
+    // since Linux 6.5 and 6.8; our headers may not know their names
+    {451 /* cachestat */, {{2, kFixed, 0, 40}}},
+    {457 /* statmount */, {{1, kBytes, 2}}},
+    {458 /* listmount */, {{1, kArray, 2, 8}}},
 };
 
-constexpr uint16_t kRefused[] = {__NR_io_uring_setup, __NR_io_setup};
+constexpr uint16_t kRefused[] = {__NR_io_uring_setup, __NR_io_uring_enter, __NR_io_setup,
+                                 __NR_io_submit};
 // Old and new calls that this table cannot describe: a page from every pointer on.
 constexpr uint16_t kFirstUnknown = 450;
 constexpr uint64_t kPage = 4096;
@@ -195,6 +202,7 @@ constexpr unsigned kArguments = 6;
 constexpr uint64_t kMaxVector = 1024;
 
 SpinLock users_lock;
+uint64_t program_break;
 uint32_t special_before[16];
 
 struct IoVector {
@@ -256,7 +264,7 @@ void add(KernelWrites& to, const Write& w, const uint64_t* arguments) {
   switch (w.how) {
     case kNothing: return;
     case kFixed: return to.add(at, w.size);
-    case kBytes:
+    case kBytes: return to.add(at, by + w.size);
     case kReadBytes: return to.add(at, by);
     case kArray: return to.add(at, static_cast<uint32_t>(by) * uint64_t{w.size});
     case kRest: return to.add(at, (by + kPage - 1) / kPage);
@@ -264,7 +272,7 @@ void add(KernelWrites& to, const Write& w, const uint64_t* arguments) {
     case kMessage: return add_message(to, at);
     case kMessages:
       for (uint64_t i = 0; i < by && i < kMaxVector; i++) add_message(to, at + i * kMessageStride);
-      return;
+      return to.add(at, (by < kMaxVector ? by : kMaxVector) * kMessageStride);
     case kLength:
       if (!by || !readable(by, 4)) return;
       to.add(by, 4);
@@ -308,6 +316,7 @@ void track_kernel_writes(bool on) {
       __atomic_store_n(&dune_special_calls[i], special_before[i], __ATOMIC_RELAXED);
   }
   if (!on) return;
+  program_break = static_cast<uint64_t>(sys::call(__NR_brk, 0));
   for (const Call& call : kCalls) make_special(call.nr);
   for (uint16_t nr : kRefused) make_special(nr);
   for (uint32_t nr = kFirstUnknown; nr < 512; nr++) make_special(nr);
@@ -363,6 +372,20 @@ void end_writes(Thread& thread, long result) {
 
 void abandon_writes(Thread& thread) {
   if (thread.writes.count) end_writes(thread, -1);
+}
+
+void note_mapping(uint32_t nr, uint64_t result, uint64_t bytes, uint64_t new_bytes) {
+  if (sys::failed(static_cast<long>(result))) return;
+  switch (nr) {
+    case __NR_mmap: return mark_written(result, bytes);
+    case __NR_mremap: return mark_written(result, new_bytes);
+    case __NR_brk: {
+      const uint64_t before = __atomic_exchange_n(&program_break, result, __ATOMIC_RELAXED);
+      const uint64_t low = before < result ? before : result;
+      return mark_written(low, (before < result ? result : before) - low);
+    }
+    case __NR_shmat: return mark_written(0, kUserEnd);  // its size is not known here
+  }
 }
 
 void mark_written(uint64_t at, uint64_t bytes) {

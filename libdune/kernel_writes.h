@@ -13,10 +13,13 @@
 // So a page that Linux writes at any moment is found by the harvest after that moment.
 // Signal frames and what the host side answers itself are treated likewise.
 //
+// A mapping that Linux has placed itself (mmap, mremap, brk, shmat) has new contents as well.
+//
 // Memory that a call writes later, behind the program's back, cannot be followed: io_uring
-// and io_setup answer ENOSYS meanwhile, as on a kernel without them.  Not seen: writes of
-// other processes to shared memory, rseq's and set_tid_address's words, and buffers to which
-// the argument of an ioctl points indirectly.
+// and Linux AIO answer ENOSYS meanwhile, as on a kernel without them.  Not seen: writes of
+// other processes to shared memory, and the process's own by another address of it or to the
+// file; the words of rseq and set_tid_address, and of robust futexes whose owner has died; and
+// buffers to which the argument of an ioctl, of bpf, ptrace or keyctl points indirectly.
 #ifndef LIBDUNE_KERNEL_WRITES_H
 #define LIBDUNE_KERNEL_WRITES_H
 
@@ -36,6 +39,8 @@ void make_special(uint32_t nr);
 // Host side, around the call that stands in the run page.
 void begin_writes(Thread& thread);
 void end_writes(Thread& thread, long result);
+// Behind a call that may have made a mapping, with two of its arguments: marks what is new.
+void note_mapping(uint32_t nr, uint64_t result, uint64_t bytes, uint64_t new_bytes);
 // Whatever the thread had begun is over: a signal's handler starts.
 void abandon_writes(Thread& thread);
 // True: the call is refused while writes are tracked.

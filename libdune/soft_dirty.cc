@@ -30,7 +30,6 @@ bool serving;
 bool ran_natively;
 Inode inodes[kKinds];  // of this process's files, when the program has opened them
 SpinLock position;     // of a pagemap file: looked at, used and moved as one
-uint64_t program_break;
 
 // Descriptors that may be one of the two; one that was closed meanwhile is found out.
 constexpr uint32_t kMaxFds = 65536;
@@ -157,19 +156,14 @@ bool says_four(uint32_t fd, uint64_t text, uint64_t bytes) {
   return four;
 }
 
-void note_mapping(uint64_t start, uint64_t end) {
-  if (start < end) mark_written(start, end - start);
-}
-
 }  // namespace
 
 void serve_soft_dirty() {
   serving = true;
   track_kernel_writes(true);
-  for (uint32_t nr : {__NR_open, __NR_openat, __NR_openat2, __NR_creat, __NR_dup, __NR_write,
-                      __NR_pwrite64, __NR_brk})
+  for (uint32_t nr :
+       {__NR_open, __NR_openat, __NR_openat2, __NR_creat, __NR_dup, __NR_write, __NR_pwrite64})
     make_special(nr);
-  program_break = static_cast<uint64_t>(sys::call(__NR_brk, 0));
 }
 
 bool serves_soft_dirty() { return serving; }
@@ -224,13 +218,6 @@ void soft_dirty_called(Thread& thread, uint32_t nr) {
     case __NR_dup:
     case __NR_dup2:
     case __NR_dup3: return look_at(static_cast<uint32_t>(result));
-    case __NR_mmap: return note_mapping(result, result + gpr[DUNE_RSI]);
-    case __NR_mremap: return note_mapping(result, result + gpr[DUNE_RDX]);
-    case __NR_brk: {
-      const uint64_t before = __atomic_exchange_n(&program_break, result, __ATOMIC_RELAXED);
-      return note_mapping(before, result);
-    }
-    case __NR_shmat: return mark_all();  // its size is not known here
   }
 }
 

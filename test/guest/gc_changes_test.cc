@@ -195,3 +195,41 @@ TEST_CASE("gc: a process with several threads forks while they write", "[smp]") 
   stop = true;
   writer.join();
 }
+
+// What the other thread held locked is open in the child.
+TEST_CASE("gc: forks while another thread watches and harvests", "[smp]") {
+  InDune in_dune;
+  Memory m(64), other(64);
+  Tracker t = make_tracker();
+  REQUIRE(t.watch(m.page(0), 64 * kPage).ok());
+  std::atomic<bool> stop = false;
+  std::atomic<size_t> failed = 0;
+  std::thread busy([&] {
+    Span spans[4];
+    while (!stop) {
+      failed += !t.watch(other.page(0), 64 * kPage).ok();
+      failed += !t.harvest(spans).ok();
+      failed += !t.unwatch(other.page(0), 64 * kPage).ok();
+    }
+  });
+  for (int i = 0; i < 12; i++) {
+    const pid_t child = fork();
+    if (child == 0) {
+      alarm(20);
+      bool good = t.watched(m.page(0));
+      Memory own(1);
+      good = good && t.watch(own.page(0), kPage).ok();
+      const auto found = harvest(t, m);
+      for (size_t n = 0; n < 64; n++)
+        good = good && std::find(found.begin(), found.end(), n) != found.end();
+      Tracker second = make_tracker();
+      _exit(good ? 0 : 1);
+    }
+    int status = -1;
+    waitpid(child, &status, 0);
+    CHECK(status == 0);
+  }
+  stop = true;
+  busy.join();
+  CHECK(failed == 0);
+}

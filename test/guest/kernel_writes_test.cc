@@ -12,8 +12,10 @@
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/msg.h>
 #include <sys/resource.h>
 #include <sys/select.h>
+#include <sys/sem.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -31,6 +33,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
 #include <functional>
 #include <string>
@@ -72,12 +75,13 @@ struct Case {
   std::function<void()> prepare;  // not watched
 };
 
-int zero, sockets[2], pipes[2], event_poll;
+int zero, sockets[2], pipes[2], event_poll, queue;
 
 std::vector<Case> cases() {
   zero = open("/dev/zero", O_RDONLY | O_CLOEXEC);
   if (socketpair(AF_UNIX, SOCK_DGRAM, 0, sockets) || pipe(pipes)) abort();
   event_poll = epoll_create1(0);
+  queue = msgget(IPC_PRIVATE, 0600);
   epoll_event wanted{};
   wanted.events = EPOLLOUT;
   epoll_ctl(event_poll, EPOLL_CTL_ADD, pipes[1], &wanted);
@@ -130,6 +134,18 @@ std::vector<Case> cases() {
          v = {at<>(1), 64};
          auto* m = at<mmsghdr>(9);
          *m = {};
+         m->msg_hdr.msg_iov = &v;
+         m->msg_hdr.msg_iovlen = 1;
+         return call(SYS_recvmmsg, sockets[1], m, 1, 0, nullptr);
+       },
+       send},
+      {"recvmmsg, a length on the page behind its header",
+       {1, 8, 9},
+       [] {
+         static iovec v;
+         v = {at<>(1), 64};
+         auto* m = at<mmsghdr>(8, kPage - offsetof(mmsghdr, msg_len));
+         m->msg_hdr = {};
          m->msg_hdr.msg_iov = &v;
          m->msg_hdr.msg_iovlen = 1;
          return call(SYS_recvmmsg, sockets[1], m, 1, 0, nullptr);
@@ -251,6 +267,35 @@ std::vector<Case> cases() {
          return call(SYS_futex, at<>(1), FUTEX_LOCK_PI, 0, nullptr);
        },
        {}},
+      {"msgrcv, text behind the type",
+       {1, 2},
+       [] { return call(SYS_msgrcv, queue, at<>(1), kPage, 0, 0); },
+       [] {
+         static struct {
+           long type = 1;
+           char text[kPage];
+         } message;
+         REQUIRE(call(SYS_msgsnd, queue, &message, kPage, 0) == 0);
+       }},
+      {"semctl GETALL",
+       {14, 15},
+       [] {
+         const long set = call(SYS_semget, IPC_PRIVATE, 3000, 0600);
+         const long ret = call(SYS_semctl, set, 0, GETALL, at<>(14));
+         call(SYS_semctl, set, 0, IPC_RMID, 0);
+         return ret;
+       },
+       {}},
+      {"keyctl READ",
+       {14, 15},
+       [] {
+         static char payload[6000];
+         constexpr int kProcessKeyring = -2, kRead = 11;
+         const long key =
+             call(SYS_add_key, "user", "dune", payload, sizeof(payload), kProcessKeyring);
+         return key < 0 ? key : call(SYS_keyctl, kRead, key, at<>(14), 2 * kPage);
+       },
+       {}},
       {"mincore", {1}, [] { return call(SYS_mincore, area, kPages * kPage, at<>(1)); }, {}},
       {"getgroups", {}, [] { return call(SYS_getgroups, 0, nullptr); }, {}},
       {"madvise DONTNEED",
@@ -320,6 +365,43 @@ TEST_CASE("gc: system calls that write, one by one") {
     CHECK(list(found) == list(c.pages));
     CHECK(dirty(w.tracker).empty());
   }
+  msgctl(queue, IPC_RMID, nullptr);
+}
+
+// Its address is Linux's choice: only the result tells.
+TEST_CASE("gc: a mapping that Linux places on watched addresses is new") {
+  InDune in_dune;
+  Watched w;
+  REQUIRE(munmap(at<>(6), 2 * kPage) == 0);
+  (void)dirty(w.tracker);
+  std::vector<void*> others;
+  void* p = nullptr;
+  while (p != at<>(6) && others.size() < 4000) {
+    if (p) others.push_back(p);
+    p = mmap(nullptr, 2 * kPage, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    REQUIRE(p != MAP_FAILED);
+  }
+  REQUIRE(p == at<>(6));
+  CHECK(list(dirty(w.tracker)) == "6 7 ");
+  CHECK(dirty(w.tracker).empty());
+  for (void* other : others) munmap(other, 2 * kPage);
+}
+
+TEST_CASE("gc: what brk takes away and gives again is new") {
+  InDune in_dune;
+  const auto before = static_cast<uint64_t>(call(SYS_brk, 0));
+  const uint64_t start = (before + kPage - 1) & ~(kPage - 1);
+  REQUIRE(static_cast<uint64_t>(call(SYS_brk, start + 4 * kPage)) == start + 4 * kPage);
+  memset(reinterpret_cast<void*>(start), 1, 4 * kPage);
+  auto tracker = gc::Tracker::create();
+  REQUIRE(tracker.ok());
+  REQUIRE(tracker->watch(Gva(start), 4 * kPage).ok());
+  call(SYS_brk, start + kPage);
+  call(SYS_brk, start + 3 * kPage);
+  uint64_t map = 0;
+  REQUIRE(tracker->pages(Gva(start), 4 * kPage, &map).ok());
+  CHECK(map == 0b1110);
+  call(SYS_brk, before);
 }
 
 TEST_CASE("gc: a call under way counts until it is over") {
@@ -400,9 +482,21 @@ TEST_CASE("gc: asynchronous writes are refused while somebody tracks") {
     CHECK((syscall(SYS_io_uring_setup, 8, nullptr) == -1 && errno == ENOSYS));
     aio_context_t context = 0;
     CHECK((syscall(SYS_io_setup, 8, &context) == -1 && errno == ENOSYS));
+    // Of a ring or context that came from elsewhere.
+    CHECK((syscall(SYS_io_uring_enter, 0, 0, 0, 0, nullptr, 0) == -1 && errno == ENOSYS));
+    CHECK((syscall(SYS_io_submit, 0, 0, nullptr) == -1 && errno == ENOSYS));
   }
   aio_context_t context = 0;
-  if (syscall(SYS_io_setup, 8, &context) == 0) syscall(SYS_io_destroy, context);
+  REQUIRE(syscall(SYS_io_setup, 8, &context) == 0);
+  CHECK(gc::Tracker::create().error().code == EBUSY);
+  REQUIRE(syscall(SYS_io_destroy, context) == 0);
+  CHECK(gc::Tracker::create().ok());
+  uint8_t parameters[120] = {};
+  const long ring = syscall(SYS_io_uring_setup, 8, parameters);
+  if (ring >= 0) {
+    CHECK(gc::Tracker::create().error().code == EBUSY);
+    close(static_cast<int>(ring));
+  }
   CHECK(syscall(SYS_io_uring_setup, 8, nullptr) == -1);
   CHECK((errno == EFAULT || errno == EPERM || errno == ENOSYS));
 }
