@@ -63,21 +63,23 @@ build: user modules
 # What others link and run.  The module: make -C /lib/modules/VERSION/build M=$PWD modules_install.
 PREFIX ?= /usr/local
 DEST = $(DESTDIR)$(PREFIX)
-install: programs $(B)/dune.pc
+install: programs
 	install -d $(DEST)/bin $(DEST)/lib/pkgconfig $(DEST)/share/man/man1 $(DEST)/share/man/man3 \
 		$(DEST)/share/bash-completion/completions \
-		$(DEST)/include/libdune $(DEST)/include/sandbox $(DEST)/include/kern
+		$(addprefix $(DEST)/include/,libdune sandbox gc kern)
 	install -m 755 $(B)/dune-run $(DEST)/bin
 	install -m 755 $(B)/libdune.so $(B)/libdune-preload.so $(DEST)/lib
-	install -m 644 $(B)/libdune.a $(B)/libdune-sandbox.a $(DEST)/lib
+	install -m 644 $(B)/libdune.a $(B)/libdune-sandbox.a $(B)/libdune-gc.a $(DEST)/lib
 	install -m 644 $(wildcard libdune/*.h libdune/*.hpp) $(DEST)/include/libdune
 	install -m 644 $(wildcard sandbox/*.h) $(DEST)/include/sandbox
+	install -m 644 gc/tracker.h gc/dune_gc.h gc/libgc_adapter.h $(DEST)/include/gc
 	install -m 644 kern/dune.h $(DEST)/include/kern
 	install -m 644 apps/dune-run/dune-run.1 $(DEST)/share/man/man1
-	install -m 644 libdune/dune.3 sandbox/dune_sandbox.3 $(DEST)/share/man/man3
+	install -m 644 libdune/dune.3 sandbox/dune_sandbox.3 gc/dune_gc.3 $(DEST)/share/man/man3
 	install -m 644 apps/dune-run/dune-run.bash $(DEST)/share/bash-completion/completions/dune-run
 	$(if $(filter dune-sandbox,$(APPS)),$(install_sandbox))
-	sed 's|/usr/local|$(PREFIX)|' $(B)/dune.pc > $(DEST)/lib/pkgconfig/dune.pc
+	for name in dune dune-gc; do \
+		sed 's|/usr/local|$(PREFIX)|' $(B)/$$name.pc > $(DEST)/lib/pkgconfig/$$name.pc; done
 
 define install_sandbox
 install -m 755 $(B)/dune-sandbox $(DEST)/bin

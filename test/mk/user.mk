@@ -145,10 +145,10 @@ $(FUZZERS:test/fuzz/%.cc=$(B)/test/%): $(B)/test/%: $(B)/obj-san/test/fuzz/%.cc.
 	@mkdir -p $(@D)
 	@echo "  LD  $@"; $(CXX) -g $(SANITIZE) -o $@ $^ $($@.libs) $(unit.libs) $(libdune.libs) -pthread
 
-ifneq ($(wildcard libdune/dune.pc.in),)
-programs: $(B)/dune.pc
-endif
+programs: $(B)/dune.pc $(B)/dune-gc.pc
 $(B)/dune.pc: libdune/dune.pc.in
+$(B)/dune-gc.pc: gc/dune-gc.pc.in
+$(B)/dune.pc $(B)/dune-gc.pc:
 	@mkdir -p $(@D)
 	@sed 's|@prefix@|/usr/local|; s|@version@|0.1|' $< > $@
 
