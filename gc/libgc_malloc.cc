@@ -4,12 +4,13 @@
 //
 // There its thread-local free lists are filled by one object at a time, by its longest way
 // and a granule too large: links between free objects would be writes that nobody tells it
-// about.  The CPU tells us.  Weak: with a static libgc there is no replacing; its own are used.
+// about.  The CPU tells us.  libgc exports nothing that takes several objects under one lock;
+// so the lists would save no lock, and only cost: objects come straight from the global ones.
+// Weak: with a static libgc there is no replacing; its own are used.
 #include <dlfcn.h>
 #include <gc/gc.h>
 #define GC_THREADS  // GC_malloc_kind_global()
 #include <gc/gc_inline.h>
-#include <sys/single_threaded.h>
 
 #include "gc/libgc_malloc.h"
 
@@ -29,10 +30,8 @@ void*& link_of(void* object) { return *static_cast<void**>(object); }
 
 bool dune::gc::dirty_bits_by_hardware;
 
-// With one thread the global free lists need no lock.
 extern "C" __attribute__((weak)) void* GC_CALL GC_malloc_kind(size_t bytes, int kind) {
-  if (dune::gc::dirty_bits_by_hardware && __libc_single_threaded)
-    return GC_malloc_kind_global(bytes, kind);
+  if (dune::gc::dirty_bits_by_hardware) return GC_malloc_kind_global(bytes, kind);
   static const auto own = original<decltype(GC_malloc_kind)>("GC_malloc_kind");
   return own(bytes, kind);
 }
