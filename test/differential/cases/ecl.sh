@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-# sandbox
 # needs: ecl /usr/lib/x86_64-linux-gnu/ecl-21.2.1 grep cat
 # cost: 100
 # options: --gc-dirty

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-# sandbox
 # needs: guile-3.0 /usr/lib/x86_64-linux-gnu/guile /usr/lib/x86_64-linux-gnu/gconv /usr/share/guile grep cat
 # cost: 150
 # options: --gc-dirty
