@@ -66,6 +66,7 @@ static void on_return(struct user_return_notifier *urn)
 	struct pt_regs *regs = task_pt_regs(current);
 	enum dune_step step;
 	const u64 *gpr;
+	u64 others;
 
 	/*
 	 * Irqs are off: a VCPU that is seen here stays until we are done, as its
@@ -84,8 +85,8 @@ static void on_return(struct user_return_notifier *urn)
 	 * notifier behind ours: KVM has yet to put MSRs back.  (Whoever registers later
 	 * is called earlier.)
 	 */
-	if (unlikely(urn->link.next || vcpu->pending != DUNE_STEP_AGAIN || vcpu->error ||
-		     vcpu->rseq_cs || !dune_cpu_told(vcpu))) {
+	others = (u64)urn->link.next | vcpu->pending_or_error | vcpu->rseq_cs;
+	if (unlikely(others || !dune_cpu_told(vcpu))) {
 		regs->ip = vcpu->resume_ip;
 		return;
 	}

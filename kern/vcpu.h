@@ -18,7 +18,7 @@
 
 /* What is to be done after one trip into the guest. */
 enum dune_step {
-	DUNE_STEP_AGAIN,	/* handled: enter again */
+	DUNE_STEP_AGAIN = 0,	/* handled: enter again */
 	DUNE_STEP_IRQ,		/* let the interrupt in, then enter again */
 	DUNE_STEP_SYSCALL,	/* a system call to forward */
 	DUNE_STEP_SLOW,		/* dune_vcpu_slow_exit() has to run in process context */
@@ -69,8 +69,13 @@ struct dune_vcpu {
 	u64 rip, rsp, rflags;		/* of the guest, as far as read or to be loaded */
 	u32 dirty;			/* DUNE_DIRTY_* */
 	u32 event_info, event_error, event_len;	/* to be injected at the next entry */
-	enum dune_step pending;		/* SLOW or USER left over by the fast way; else AGAIN */
-	int error;			/* sticky; -EIO after a fatal exit */
+	union {
+		struct {
+			enum dune_step pending;	/* SLOW or USER left by the fast way; else AGAIN */
+			int error;		/* sticky; -EIO after a fatal exit */
+		};
+		u64 pending_or_error;		/* one load for the fast way; 0: neither */
+	};
 	u64 rseq_cs;			/* rseq.h: announced when the guest was left; 0: none */
 	struct dune_exit exit;
 
