@@ -52,7 +52,8 @@ static __always_inline bool have_special(const struct mm_struct *mm)
 		asm volatile("rdmsr" : "=a" (pebs), "=d" (high) : "c" (MSR_IA32_PEBS_ENABLE));
 		debugctl |= pebs;
 	}
-	return (ds | es | fs | gs | debugctl) || mm->context.ldt || hw_breakpoint_active();
+	return unlikely(ds | es | fs | gs | debugctl) || unlikely(mm->context.ldt) ||
+	       unlikely(hw_breakpoint_active());
 }
 
 static noinline void save_special(struct dune_special *s)
@@ -422,7 +423,7 @@ static __always_inline int run_current(struct dune_vcpu *vcpu)
 	if (unlikely(native_read_cr2() != vmx->cr2))
 		native_write_cr2(vmx->cr2);
 	err = sync_tlb(vcpu);
-	if (unlikely(READ_ONCE(vcpu->vectors.any)) && !err)
+	if (unlikely(data_race(vcpu->vectors.any)) && !err)
 		err = dune_vectors_load(vcpu);
 	if (likely(!err)) {
 		load_pkru(vmx);
