@@ -423,6 +423,7 @@ static __always_inline int run_current(struct dune_vcpu *vcpu)
 	if (unlikely(native_read_cr2() != vmx->cr2))
 		native_write_cr2(vmx->cr2);
 	err = sync_tlb(vcpu);
+	/* A plain load will do: sync_tlb()'s locked operation is before it. */
 	if (unlikely(data_race(vcpu->vectors.any)) && !err)
 		err = dune_vectors_load(vcpu);
 	if (likely(!err)) {
