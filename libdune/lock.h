@@ -29,10 +29,17 @@ class SpinLock {
   uint8_t locked_ = 0;
 };
 
+// The stack below, before a lock is taken: its page may fault, and the fault wants the lock.
+inline void touch_stack() { asm volatile("orq $0, -4096(%%rsp)" : : : "memory", "cc"); }
+
 // Interrupts between threads stay out: their handlers may want the same lock.
 class NoInterrupts {
  public:
-  NoInterrupts() : were_on_(ring() == 0 && disable_interrupts()) {}
+  NoInterrupts() {
+    if (ring() != 0) return;
+    touch_stack();
+    were_on_ = disable_interrupts();
+  }
   ~NoInterrupts() {
     if (were_on_) enable_interrupts();
   }
@@ -40,7 +47,7 @@ class NoInterrupts {
   NoInterrupts& operator=(const NoInterrupts&) = delete;
 
  private:
-  bool were_on_;
+  bool were_on_ = false;
 };
 
 class Locked {

@@ -51,7 +51,7 @@ struct SpaceAccess {
 // Space 0 around the process's table.  Forgets all others: none, or a fork child.
 void init_spaces(const PageTable& table, bool fork_child);
 // A new thread's memory in all spaces: the default mapping, whatever was there before.
-// Precondition: process.threads has the thread, so that nobody takes it away again.
+// Nobody takes it away again once process.threads has the thread.
 Result<void> map_in_spaces(Hva start, uint64_t bytes);
 // Loads CR3 with the space; see AddressSpace::activate().
 void switch_space(Thread& thread, uint32_t index);
@@ -74,8 +74,12 @@ inline void switch_to(Thread& thread, const Space& s, uint32_t index) {
   const uint32_t before = __atomic_exchange_n(&thread.active_space, index, __ATOMIC_SEQ_CST);
   const uint64_t gen = __atomic_load_n(&s.tlb_gen, __ATOMIC_SEQ_CST);
 
-  if (__builtin_expect(thread.seen()[index] != gen, 0))
+  if (__builtin_expect(thread.seen()[index] != gen, 0)) {
+    // Before any use of the stack: its page may fault in the old space, and be looked for in
+    // the new one.
+    asm volatile("mov %0, %%cr3" : : "r"(s.quick_cr3 & ~kNoFlush) : "memory");
     return flush_and_go(thread, index, gen, before);
+  }
   asm volatile("mov %0, %%cr3" : : "r"(s.quick_cr3) : "memory");
   if (kMayBeFreed && __builtin_expect(spaces[before].dying, 0)) reap_left(before);
 }

@@ -25,7 +25,10 @@ class Access {
       return;
     }
     space_ = &spaces[index];
-    interrupts_were_on_ = ring() == 0 && disable_interrupts();
+    if (ring() == 0) {
+      touch_stack();
+      interrupts_were_on_ = disable_interrupts();
+    }
     space_->lock.lock();
     if (__builtin_expect(!space_->alive() || space_->generation != generation, 0))
       refuse(index, generation);

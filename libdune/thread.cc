@@ -256,9 +256,17 @@ Result<void> Thread::create_vcpu() {
   ring_block().root.entry_sp = handler_stack_high();
   ring_block().context = &ring_block().root;
   clear_ring3_mark(*this);
-  link(this);
-  auto mapped = map_in_spaces(Hva(mapping()), kMappingBytes);
-  if (mapped) mapped = map_in_spaces(Hva(run), kPageBytes);
+  const auto map_everywhere = [this] {
+    auto mapped = map_in_spaces(Hva(mapping()), kMappingBytes);
+    return mapped ? map_in_spaces(Hva(run), kPageBytes) : mapped;
+  };
+  // Before others know of it, as a walk over the threads, with its lock, must not fault; and
+  // again, as nobody knew that this memory is libdune's.
+  auto mapped = map_everywhere();
+  if (mapped) {
+    link(this);
+    mapped = map_everywhere();
+  }
   if (!mapped) close_vcpu();
   return mapped;
 }

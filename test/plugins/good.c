@@ -85,7 +85,9 @@ void pool_put(long i, int v) { pool[i] = (char)v; }
 long pool_random(long i) { return getrandom(pool + i, 8, 0); }
 long pool_drop(long i, long n) { return madvise(pool + i, (size_t)n, MADV_DONTNEED); }
 long pool_unmap(long i, long n) { return munmap(pool + i, (size_t)n); }
-long pool_protect(long i, long n, int protection) { return mprotect(pool + i, (size_t)n, protection); }
+long pool_protect(long i, long n, int protection) {
+  return mprotect(pool + i, (size_t)n, protection);
+}
 
 // Calls back; the host decides how deep.
 long call_back(long (*f)(long), long v) { return f(v) * 2; }
