@@ -10,8 +10,8 @@ from .problem import HANG, NO_MACHINE, PANIC, TRIPLE_FAULT, Problem
 from .symbols import last_rip, registers_from_debugger
 from .verdict import KernelLog
 
-# Wall seconds without a sign of life.  A heartbeat comes every guest second,
-# about 0.2 s of wall time; the host may be busy with other things.
+# Seconds of the host's CPU without a sign of life.  A heartbeat comes every guest second,
+# about 0.2 s for each CPU of the machine.  Wall seconds would blame a busy host's machine.
 BOOT_LIMIT = 240
 SILENCE_LIMIT = int(os.environ.get("DUNE_MACHINE_SILENCE", "40"))
 _STATUS = {"panic": PANIC, "triple-fault": TRIPLE_FAULT, "hang": HANG}
@@ -35,7 +35,7 @@ class Boot:
         self._done = []         # (job, kind, number, nanoseconds) waiting for the kernel log to catch up
         self._complete = False  # PID 1 said that all is over
         self._hung = False      # the debugger has it
-        self._life = 0.0        # time of the last sign of life
+        self._life = (0.0, 0.0)  # CPU and wall seconds at the last sign of life
         self._started = False   # PID 1 has spoken
         self.log = KernelLog()
         self.facts = []
@@ -45,7 +45,7 @@ class Boot:
     def run(self):
         """Returns when the machine is off; every job that ran has its outcome."""
         with Bochs(self._directory, self._bochsrc) as bochs:
-            self._life = time.monotonic()
+            self._alive(bochs)
             while True:
                 data = bochs.read_output(0.05)
                 self._read_log(bochs)
@@ -60,13 +60,22 @@ class Boot:
                     return None
                 if self.log.panic_complete:
                     return self._end_badly("panic", self._panic_reason())
-                if time.monotonic() - self._life > (SILENCE_LIMIT if self._started else BOOT_LIMIT):
+                if self._silent(bochs):
                     return self._hang(bochs, "no sign of life")
             self._read_log(bochs)
             self._settle(final=True)
             if not self._complete:
                 self._stopped(bochs)
         return None
+
+    def _alive(self, bochs):
+        self._life = (bochs.cpu_seconds(), time.monotonic())
+
+    def _silent(self, bochs):
+        """For too long; or Bochs does not run at all, but waits for somebody."""
+        limit = SILENCE_LIMIT if self._started else BOOT_LIMIT
+        cpu, wall = bochs.cpu_seconds() - self._life[0], time.monotonic() - self._life[1]
+        return cpu > limit or (wall > limit and cpu < limit / 100)
 
     @property
     def chatter(self):
@@ -84,7 +93,8 @@ class Boot:
             self._listener.kernel_lines(lines)
 
     def _take(self, letter, payload, bochs):
-        self._life, self._started = time.monotonic(), True
+        self._alive(bochs)
+        self._started = True
         text = payload.decode(errors="replace")
         if letter == "b":
             self.facts.append(text)
