@@ -11,7 +11,9 @@ _GUEST = TOP / "test" / "guest"
 _CASES = TOP / "test" / "differential" / "cases"
 
 
-EVERY, ONCE, LONG = "every", "once", "long"
+EVERY, PAIR, ONCE, LONG = "every", "pair", "once", "long"
+# Files of the Catch2 program that test what stands on the module: each kernel and each number of CPUs will do.
+_UPPER = re.compile(r"address_space|debug_test|gc_|handler_|interrupts|kernel_writes|own_|random_calls|ring|sandbox_|trap_")
 
 
 def write_list(file, wanted):
@@ -19,7 +21,8 @@ def write_list(file, wanted):
 
     Tags of a Catch2 case: [120s] is its time limit, [smp] means two CPUs.  [once]: its answer is the
     same in each machine of a kernel; [long]: only `make check-full` has the time.  A command says
-    `NAME: once ...` or `NAME: long ...`, a program of programs/ "// suite: long".  `wanted` is asked with a test's kind and CPUs.
+    `NAME: once ...` or `NAME: long ...`, a program of programs/ "// suite: long"; these are `pair` else.
+    `wanted` is asked with a test's kind and CPUs.
     """
     lines = _catch_cases() + _comparisons()
     commands = _GUEST / "commands.list"
@@ -29,7 +32,7 @@ def write_list(file, wanted):
     for line in lines:
         if line.strip() and not line.startswith(("#", "@")):
             words = shlex.split(line)
-            kind = words.pop(1) if words[1] in (ONCE, LONG) else EVERY
+            kind = words.pop(1) if words[1] in (PAIR, ONCE, LONG) else EVERY
             if not wanted(kind, 2 if "cpus=2" in words[1:3] else 1):
                 continue
             line = shlex.join(words)
@@ -44,7 +47,9 @@ def _catch_cases():
     if not program.is_file():
         return []
     smp = set(_names(program, "[smp]"))
-    kinds = {name: kind for kind in (ONCE, LONG) for name in _names(program, f"[{kind}]")}
+    kinds = {name: PAIR for path in _GUEST.glob("*_test.cc") if _UPPER.match(path.stem)
+             for name in _names(program, "-#", f"[#{path.stem}]~[smp]")}
+    kinds |= {name: kind for kind in (ONCE, LONG) for name in _names(program, f"[{kind}]")}
     limits = {}
     tags = subprocess.run([program, "--list-tags"], capture_output=True, text=True, check=False).stdout
     for seconds in re.findall(r"\[(\d+)s\]", tags):
@@ -68,7 +73,7 @@ def _comparisons():
     compare = ["bash", str(_GUEST / "compare"), str(BUILD / "dune-run")]
     lines = [f"@add {BUILD / 'libdune-preload.so'}"]
     for source in sorted((_GUEST / "programs").glob("*.cc")):
-        kind = re.findall(r"^// suite: (\w+)$", source.read_text(encoding="utf-8"), re.M)
+        kind = re.findall(r"^// suite: (\w+)$", source.read_text(encoding="utf-8"), re.M) or [PAIR]
         lines.append(shlex.join([f"{source.stem}:", *kind, "timeout=120", *compare, str(BUILD / "test" / source.stem)]))
     quick = [path for path in sorted(_CASES.glob("*.sh")) if "\n# quick\n" in path.read_text(encoding="utf-8")]
     needs = "bash sh find sha256sum sort mktemp rm cat tr sleep wc cmp head tail echo".split()
