@@ -61,14 +61,16 @@ bool by_instruction(const TrapFrame& f) {
   return code_byte(at) == 0xcd && code_byte(at + 1) == f.vector;
 }
 
+// And not INT1.  What ends like that one with TF set is another instruction far more often.
+bool single_step(const TrapFrame& f) {
+  return f.vector == T_DEBUG && ((f.tf.rflags & kRflagsTrap) || code_byte(f.tf.rip - 1) != 0xf1);
+}
+
 // A trap (as opposed to a fault) has rip behind the instruction.  Natively it is to happen
 // again, so go back to its start.
 void rewind(const TrapFrame& f, dune_tf& tf) {
   switch (f.vector) {
-    case T_DEBUG:
-      // INT1; a single step goes on stepping natively, by RFLAGS.TF.
-      if (code_byte(tf.rip - 1) == 0xf1) tf.rip -= 1;
-      break;
+    case T_DEBUG: tf.rip -= 1; break;  // INT1
     case T_BRKPT: tf.rip -= code_byte(tf.rip - 1) == 0xcc ? 1 : 2; break;
     case T_OFLOW: tf.rip -= 2; break;
     default:
@@ -125,6 +127,7 @@ void take_over(Thread& thread) {
 
 [[noreturn]] void unhandled(TrapFrame& f) {
   if (of_ring3(f)) end_at_trap(f, "ring 3 raised a trap that nobody handles");
+  if (single_step(f)) leave_at(f.tf, kLeaveStep);
   rewind(f, f.tf);
   leave_at(f.tf, kLeaveTrap);
 }

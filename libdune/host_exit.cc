@@ -183,11 +183,12 @@ dune_tf* leave_at_frame(Thread& thread) {
   const auto* from = reinterpret_cast<const dune_tf*>(thread.run->gpr[DUNE_RDI]);
   dune_tf* tf = thread.native_frame();
 
-  if (thread.run->gpr[DUNE_RSI] == kLeaveTrap)
+  const uint64_t reason = thread.run->gpr[DUNE_RSI];
+  if (reason == kLeaveTrap || reason == kLeaveStep)
     thread.leaving = kModeOnce;
   else
     leave_dune_mode(thread);
-  switch (thread.run->gpr[DUNE_RSI]) {
+  switch (reason) {
     case kLeaveNoSlots:
       Line()
           .text("out of guest-physical slots (1 GiB each) at rip ")
@@ -202,6 +203,7 @@ dune_tf* leave_at_frame(Thread& thread) {
       break;
   }
   copy_words(tf, from, sizeof(*tf));
+  tf->err = reason == kLeaveStep ? kRflagsTrap : 0;
   return tf;
 }
 

@@ -172,7 +172,8 @@ PLACE dune_host_tracked_over
  * void dune_host_native(struct dune_tf *)
  * IRET works in ring 3 between equal privileges and loads what nothing else loads in
  * one step: RIP, RFLAGS and RSP.  The frame stands on the host stack, so a signal in
- * between lands below it.
+ * between lands below it.  Where it has an error code, it has RFLAGS for the IRET itself: with
+ * TF a single step traps behind it, which is before the program's next instruction.
  */
 	.type dune_host_native, @function
 PLACE dune_host_native
@@ -180,6 +181,8 @@ PLACE dune_host_native
 	jne	.Lnative_kept
 	mov	FRAME_TO_THREAD + THREAD_LEAVING(%rdi), %eax
 	mov	%eax, FRAME_TO_THREAD + THREAD_MODE(%rdi)
+	movq	$USER_CS, FRAME_CS - FRAME_TF(%rdi)
+	movq	$USER_SS, FRAME_SS - FRAME_TF(%rdi)
 	mov	%rdi, %rsp
 	pop	%rdi
 	pop	%rsi
@@ -196,9 +199,7 @@ PLACE dune_host_native
 	pop	%r14
 	pop	%r15
 	pop	%rax
-	add	$8, %rsp
-	movq	$USER_CS, 8(%rsp)
-	movq	$USER_SS, 32(%rsp)
+	popfq				/* the error code's place */
 	iretq
 PLACE dune_host_native_end
 	.size dune_host_native, . - dune_host_native

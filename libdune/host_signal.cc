@@ -393,6 +393,12 @@ void host_sigreturn(Thread& thread) {
 
   if (!readable(at, sizeof(context))) end_process(SIGSEGV);
   copy(context, *reinterpret_cast<const KernelContext*>(at));
+  if ((context.registers.cs | 3) != DUNE_SEL_USER_CODE) {
+    // 32-bit code, or nonsense that Linux answers with SIGSEGV: natively.
+    thread.leaving = thread.mode = kModeOnce;
+    thread.native_frame()->rip = context.registers.rip;
+    dune_host_sigreturn(&context, nullptr);
+  }
   KernelRegisters& back = thread.sigreturn;
   copy(back, context.registers);
   const KernelStack stack = context.stack;

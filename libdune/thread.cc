@@ -301,6 +301,7 @@ dune_tf* Thread::frame_from_run() {
   tf->rip = run->rip;
   tf->rflags = run->rflags;
   tf->rsp = gpr[DUNE_RSP];
+  tf->err = 0;
   return tf;
 }
 

@@ -51,6 +51,7 @@ enum Hypercall : uint64_t {
 
 enum LeaveReason : uint64_t {
   kLeaveTrap,        // nobody handles it: the instruction faults again natively
+  kLeaveStep,        // the same for a single step, which traps before the next instruction
   kLeaveNoSlots,     // the address needs a slot and all are taken
   kLeaveNoTables,    // the arena for page tables is full
   kLeaveNestedDeep,  // the handler stack is used up
