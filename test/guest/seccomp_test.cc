@@ -9,12 +9,14 @@
 #include <linux/seccomp.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/user.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <atomic>
 #include <catch2/catch.hpp>
-
 #include <cerrno>
 #include <csignal>
 #include <cstddef>
@@ -99,7 +101,7 @@ std::string outcome(uint32_t action, Mode mode, When when) {
     setpgid(0, 0);
     std::string said = calls_under(action, mode, when);
     // Elsewhere a pid may look like the number of a call.
-    if (action != SECCOMP_RET_LOG) return said;
+    if (action != SECCOMP_RET_LOG && action != SECCOMP_RET_ALLOW) return said;
     const std::string pgid = std::to_string(getpid());
     for (size_t at; (at = said.find(pgid)) != std::string::npos;)
       said.replace(at, pgid.size(), "PGID");
@@ -109,7 +111,7 @@ std::string outcome(uint32_t action, Mode mode, When when) {
 
 }  // namespace
 
-TEST_CASE("seccomp ERRNO, TRAP, LOG and KILL_PROCESS as natively", "[linux]") {
+TEST_CASE("seccomp ERRNO, TRAP, LOG, TRACE, ALLOW and KILL as natively", "[linux]") {
   const struct {
     const char* name;
     uint32_t action;
@@ -119,7 +121,11 @@ TEST_CASE("seccomp ERRNO, TRAP, LOG and KILL_PROCESS as natively", "[linux]") {
       {"errno 0", SECCOMP_RET_ERRNO, "0 trap 0 0; 0 trap 0 0; "},
       {"trap", SECCOMP_RET_TRAP | 77, nullptr},
       {"log", SECCOMP_RET_LOG, "PGID trap 0 0; PGID trap 0 0; "},
+      {"allow", SECCOMP_RET_ALLOW, "PGID trap 0 0; PGID trap 0 0; "},
+      {"trace, by nobody", SECCOMP_RET_TRACE | 5, "ENOSYS trap 0 0; ENOSYS trap 0 0; "},
+      {"unknown", 0x12340000, " (died: Bad system call)"},
       {"kill", SECCOMP_RET_KILL_PROCESS, " (died: Bad system call)"},
+      {"kill the only thread", SECCOMP_RET_KILL_THREAD, " (died: Bad system call)"},
   };
   for (const auto& action : actions) {
     INFO(action.name);
@@ -190,4 +196,76 @@ TEST_CASE("seccomp USER_NOTIF: the supervisor sees the call and answers it", "[l
             return "";
           }) == "");
   }
+}
+
+// The filter is one thread's: that thread ends in its call, the others go on.
+TEST_CASE("seccomp KILL_THREAD ends one thread", "[linux]") {
+  for (Mode mode : {Mode::kNative, Mode::kPlain, Mode::kFast}) {
+    CAPTURE(static_cast<int>(mode));
+    CHECK(in_child([mode]() -> std::string {
+            if (std::string error = enter(mode); !error.empty()) return error;
+            static std::atomic<int> reached;
+            for (int i = 0; i < 3; i++) {
+              std::thread([] {
+                if (install(SECCOMP_RET_KILL_THREAD) == 0) reached++;
+                syscall(kFiltered, 0);
+                reached = 1000;
+              }).join();
+              if (getpgid(0) <= 0) return "the other thread has the filter, too";
+            }
+            if (reached != 3) return "reached " + std::to_string(reached);
+            return mode == Mode::kNative || dune::in_dune() ? "" : "left Dune mode";
+          }) == "");
+  }
+}
+
+namespace {
+
+// What the tracer of a child sees that calls kFiltered with 7, 8 and 9 under a TRACE filter, and
+// what the child gets: the first call is let go on, the second skipped, the third another.
+std::string traced(Mode mode, When when) {
+  const pid_t child = fork();
+  if (!child) {
+    ptrace(PTRACE_TRACEME, 0, 0, 0);
+    raise(SIGSTOP);
+    if (when == When::kBefore && install(SECCOMP_RET_TRACE | 33)) _exit(90);
+    if (!enter(mode).empty()) _exit(91);
+    if (when == When::kAfter && install(SECCOMP_RET_TRACE | 33)) _exit(92);
+    if (syscall(kFiltered, 1 << 22) != -1 || errno != ESRCH) _exit(1);
+    if (syscall(kFiltered, 8) != 4321) _exit(2);
+    if (syscall(kFiltered, 9) != getppid()) _exit(3);
+    _exit(0);
+  }
+  std::string seen;
+  int status = 0, calls = 0;
+  while (waitpid(child, &status, 0) == child && WIFSTOPPED(status)) {
+    ptrace(PTRACE_SETOPTIONS, child, 0, PTRACE_O_TRACESECCOMP | PTRACE_O_EXITKILL);
+    if (status >> 8 == (SIGTRAP | PTRACE_EVENT_SECCOMP << 8)) {
+      user_regs_struct regs{};
+      unsigned long data = 0;
+      ptrace(PTRACE_GETEVENTMSG, child, 0, &data);
+      ptrace(PTRACE_GETREGS, child, 0, &regs);
+      seen += std::to_string(data) + ":" + std::to_string(regs.orig_rax) + "(" +
+              std::to_string(regs.rdi) + ") ";
+      calls++;
+      if (calls == 2) {
+        regs.orig_rax = ~0ull;
+        regs.rax = 4321;
+      }
+      if (calls == 3) regs.orig_rax = SYS_getppid;
+      ptrace(PTRACE_SETREGS, child, 0, &regs);
+    }
+    ptrace(PTRACE_CONT, child, 0, 0);
+  }
+  return seen + "status " + std::to_string(status >> 8);
+}
+
+}  // namespace
+
+TEST_CASE("seccomp TRACE: the tracer sees the call, skips it, replaces it", "[linux]") {
+  for (Mode mode : {Mode::kNative, Mode::kPlain, Mode::kFast})
+    for (When when : {When::kBefore, When::kAfter}) {
+      CAPTURE(static_cast<int>(mode), static_cast<int>(when));
+      CHECK(traced(mode, when) == "33:121(4194304) 33:121(8) 33:121(9) status 0");
+    }
 }

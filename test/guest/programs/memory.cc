@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// suite: once
 //
 // memory.cc - memory as a program has it: each case prints what it found.  The output is the
 // same natively and in Dune mode.
@@ -72,8 +73,7 @@ void read_at(const char* what, char* at) { attempt(what, at, load); }
 void write_at(const char* what, char* at) { attempt(what, at, store); }
 
 char* map(size_t bytes, int prot = PROT_READ | PROT_WRITE, int flags = 0) {
-  return static_cast<char*>(
-      mmap(nullptr, bytes, prot, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0));
+  return static_cast<char*>(mmap(nullptr, bytes, prot, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0));
 }
 
 void breaks() {
@@ -96,8 +96,8 @@ void fixed() {
   read_at("new", p + kPage);
   write_at("read-only", p + kPage);
   read_at("beside it", p + 3 * kPage);
-  printf("  no replace %s\n", name(mmap(p, kPage, PROT_READ,
-                                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0)));
+  printf("  no replace %s\n",
+         name(mmap(p, kPage, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0)));
   munmap(p + 4 * kPage, kPage);
   read_at("hole", p + 4 * kPage);
   mprotect(p, kPage, PROT_NONE);
@@ -193,10 +193,9 @@ void advised() {
 void files() {
   const int fd = memfd_create("file", 0);
   if (ftruncate(fd, 3 * kPage)) return;
-  char* p = static_cast<char*>(
-      mmap(nullptr, 4 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
-  char* own = static_cast<char*>(
-      mmap(nullptr, 4 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0));
+  char* p = static_cast<char*>(mmap(nullptr, 4 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+  char* own =
+      static_cast<char*>(mmap(nullptr, 4 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0));
   p[2 * kPage] = 'a';
   own[kPage] = 'b';
   char c = 0;
@@ -352,8 +351,8 @@ void user_faults() {
   constexpr size_t kPages = 8;
   char* p = map(kPages * kPage);
   const auto start = reinterpret_cast<uintptr_t>(p);
-  uffdio_register area = {{start, kPages * kPage},
-                          UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP, 0};
+  uffdio_register area = {
+      {start, kPages * kPage}, UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP, 0};
   printf("  register %s\n", name(ioctl(fd, UFFDIO_REGISTER, &area)));
   int missing = 0, protect = 0;
   std::thread server([&] {
@@ -386,9 +385,9 @@ void user_faults() {
   for (int round = 0; round < 3; round++) {
     uffdio_writeprotect on = {{start, 6 * kPage}, UFFDIO_WRITEPROTECT_MODE_WP};
     if (ioctl(fd, UFFDIO_WRITEPROTECT, &on)) printf("  protect: %s\n", strerrorname_np(errno));
-    for (size_t i = 0; i < 6; i++) sum += p[i * kPage];          // no event
-    for (size_t i = 0; i < 6; i += 2) p[i * kPage + 8]++;        // one each
-    for (size_t i = 0; i < 6; i += 2) p[i * kPage + 8]++;        // and none
+    for (size_t i = 0; i < 6; i++) sum += p[i * kPage];    // no event
+    for (size_t i = 0; i < 6; i += 2) p[i * kPage + 8]++;  // one each
+    for (size_t i = 0; i < 6; i += 2) p[i * kPage + 8]++;  // and none
   }
   sum += p[(kPages - 1) * kPage];
   server.join();
@@ -429,9 +428,9 @@ int main(int argc, char** argv) {
   const struct {
     const char* title;
     void (*run)();
-  } cases[] = {{"breaks", breaks},   {"fixed", fixed},   {"remapped", remapped},
-               {"advised", advised}, {"files", files},   {"code", code},
-               {"locked", locked},   {"guards", guards}, {"outside", outside},
+  } cases[] = {{"breaks", breaks},           {"fixed", fixed},   {"remapped", remapped},
+               {"advised", advised},         {"files", files},   {"code", code},
+               {"locked", locked},           {"guards", guards}, {"outside", outside},
                {"user faults", user_faults}, {"maps", maps}};
   setvbuf(stdout, nullptr, _IONBF, 0);
   catch_faults();
