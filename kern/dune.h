@@ -25,7 +25,7 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define DUNE_API_VERSION 3
+#define DUNE_API_VERSION 4
 
 /* ---- device fd ---- */
 
@@ -98,6 +98,22 @@ struct dune_slot {
 				 */
 };
 
+/*
+ * Takes the slot of the GiB that holds `from` and gives it to the one that holds `to`: for
+ * a process that has used up its slots.  Nothing of the old memory is left in the EPT, and
+ * all VCPUs have flushed their guest TLBs, as DUNE_HC_FLUSH does it, before the slot means
+ * the new memory.  Guest page tables are the guest's own: an entry that leads to the slot
+ * leads to the memory of `to` from now on, so take such entries out first.  The GiB of
+ * `from` is then one without a slot, and may get another.
+ */
+struct dune_move {
+	__u32 size;
+	__u32 reserved;
+	__u64 from;		/* a user address; ENOENT when its GiB has no slot */
+	__u64 to;		/* a user address; EEXIST when its GiB has a slot */
+	__u64 gpa;		/* out: the guest-physical address of to */
+};
+
 /* As DUNE_HC_SEND, from user mode. */
 struct dune_send {
 	__u32 size;
@@ -124,7 +140,8 @@ struct dune_stats {
 	__u64 invepts;
 	__u64 slots;			/* slots in use */
 	__u64 ept_tables;		/* pages of EPT structure */
-	__u64 reserved[4];
+	__u64 slot_moves;		/* slots that were given to another GiB */
+	__u64 reserved[3];
 };
 
 /* ---- VCPU fd ---- */
@@ -184,6 +201,9 @@ struct dune_vcpu_state {
 					 */
 #define DUNE_HC_TIMER		3	/* rdi = nanoseconds, 0: cancel; rsi = vector: one interrupt
 					 * for the caller
+					 */
+#define DUNE_HC_MOVE		4	/* as DUNE_MOVE_SLOT: rdi = from, rsi = to -> rax = the gpa
+					 * of to, or -errno
 					 */
 /* Numbers from here on go to user space as DUNE_EXIT_HYPERCALL. */
 #define DUNE_HC_USER		0x100
@@ -295,6 +315,7 @@ struct dune_run {
  * before user mode, where the CPU needs it (VMSCAPE).
  */
 #define DUNE_DISTRUST		_IO(DUNE_IOC_MAGIC, 0x55)
+#define DUNE_MOVE_SLOT		_IOWR(DUNE_IOC_MAGIC, 0x56, struct dune_move)	/* VM fd */
 #define DUNE_RUN		_IO(DUNE_IOC_MAGIC, 0x60)
 #define DUNE_SET_STATE		_IOW(DUNE_IOC_MAGIC, 0x61, struct dune_vcpu_state)
 #define DUNE_GET_STATE		_IOWR(DUNE_IOC_MAGIC, 0x62, struct dune_vcpu_state)

@@ -126,7 +126,7 @@ static enum dune_step handle_vmcall(struct dune_vcpu *vcpu)
 		u32 nr = rcx;
 
 		skip(vcpu);
-		if (nr <= DUNE_HC_TIMER)
+		if (nr <= DUNE_HC_MOVE)
 			return DUNE_STEP_SLOW;
 		if (nr < DUNE_HC_USER) {
 			run->gpr[DUNE_RAX] = -ENOSYS;
@@ -340,6 +340,16 @@ static u32 access_of(u64 qualification)
 	return access ?: DUNE_ACCESS_READ;
 }
 
+/* Whether a slot has moved since the last time that this was asked. */
+static bool slots_moved(struct dune_vcpu *vcpu)
+{
+	u64 moves = READ_ONCE(vcpu->vm->slot_moves);
+	bool moved = vcpu->slot_moves != moves;
+
+	vcpu->slot_moves = moves;
+	return moved;
+}
+
 static enum dune_step slow_ept(struct dune_vcpu *vcpu)
 {
 	u64 q = vcpu->exit.qualification;
@@ -348,6 +358,9 @@ static enum dune_step slow_ept(struct dune_vcpu *vcpu)
 
 	trace_dune_ept_fault(vcpu, access, ret);
 	if (!ret)
+		return DUNE_STEP_AGAIN;
+	/* What was there for the access may have moved since: the guest says where it is now. */
+	if (ret == -EFAULT && slots_moved(vcpu))
 		return DUNE_STEP_AGAIN;
 	if (ret == -EFAULT)
 		return refuse(vcpu, vcpu->exit.gla, q & EPT_VIOLATION_GVA_IS_VALID, access);
@@ -366,6 +379,9 @@ static long slow_hypercall(struct dune_vcpu *vcpu)
 	switch ((u32)READ_ONCE(gpr[DUNE_RCX])) {
 	case DUNE_HC_SLOT:
 		ret = dune_vm_slot(vcpu->vm, rdi, &gpa);
+		return ret ? ret : gpa;
+	case DUNE_HC_MOVE:
+		ret = dune_vm_move_slot(vcpu->vm, rdi, rsi, &gpa);
 		return ret ? ret : gpa;
 	case DUNE_HC_FLUSH:
 		dune_mmu_flush(vcpu->vm);

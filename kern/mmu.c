@@ -98,18 +98,23 @@ static void kick(struct dune_vm *vm);
 
 enum map_result { MAP_DONE, MAP_NEED_FAULT, MAP_NO_EXEC, MAP_NO_MEMORY, MAP_RETRY };
 
-static enum map_result try_map(struct dune_vcpu *vcpu, u64 gpa, unsigned long va, u32 access,
-			       bool around)
+/* Stores where gpa leads: to no other place until the lock is given back. */
+static enum map_result try_map(struct dune_vcpu *vcpu, u64 gpa, u64 *to, u32 access, bool around)
 {
 	struct dune_vm *vm = vcpu->vm;
 	struct dune_ept_freelist freed = {};
 	struct dune_host_leaf leaf = {};
 	enum map_result result = MAP_DONE;
 	enum dune_host_entry host;
-	unsigned long flags;
+	unsigned long flags, va;
 	bool flush = false;
 
 	spin_lock_irqsave(&vm->mmu_lock, flags);
+	if (dune_slots_gpa_to_va(&vm->slots, gpa, to)) {
+		spin_unlock_irqrestore(&vm->mmu_lock, flags);
+		return MAP_NO_MEMORY;
+	}
+	va = *to;
 	host = dune_host_walk(vm->mm, va, &leaf);
 	if (being_invalidated(vm, va)) {
 		result = MAP_RETRY;
@@ -146,8 +151,6 @@ int dune_mmu_fault(struct dune_vcpu *vcpu, u64 gpa, u32 access)
 	int ret, tries;
 	u64 va;
 
-	if (dune_slots_gpa_to_va(&vm->slots, gpa, &va))
-		return -EFAULT;
 	ret = dune_ept_cache_fill(&vcpu->ept_cache);
 	if (ret)
 		return ret;
@@ -158,7 +161,7 @@ int dune_mmu_fault(struct dune_vcpu *vcpu, u64 gpa, u32 access)
 	 */
 	for (tries = 0; tries < 32; tries++) {
 		/* A page that had to be made is new, and so are its neighbours. */
-		switch (try_map(vcpu, gpa, va, access, !faulted)) {
+		switch (try_map(vcpu, gpa, &va, access, !faulted)) {
 		case MAP_DONE:
 			return 0;
 		case MAP_RETRY:
@@ -237,6 +240,18 @@ static void zap_range(struct zap_context *c, unsigned long start, unsigned long 
 		WRITE_ONCE(vm->flush_gen, vm->flush_gen + 1);
 }
 
+/* From now on no leaf is made there.  Under mmu_lock. */
+static void begin_invalidation(struct dune_vm *vm, unsigned long start, unsigned long end)
+{
+	if (!vm->invalidating++) {
+		vm->inv_start = start;
+		vm->inv_end = end;
+	} else {
+		vm->inv_start = min(vm->inv_start, start);
+		vm->inv_end = max(vm->inv_end, end);
+	}
+}
+
 /* The range is about to change: no CPU uses it in the guest when this returns. */
 static int invalidate_start(struct mmu_notifier *mn, const struct mmu_notifier_range *range)
 {
@@ -244,13 +259,7 @@ static int invalidate_start(struct mmu_notifier *mn, const struct mmu_notifier_r
 	struct zap_context c = { .vm = vm };
 
 	spin_lock(&vm->mmu_lock);
-	if (!vm->invalidating++) {
-		vm->inv_start = range->start;
-		vm->inv_end = range->end;
-	} else {
-		vm->inv_start = min(vm->inv_start, range->start);
-		vm->inv_end = max(vm->inv_end, range->end);
-	}
+	begin_invalidation(vm, range->start, range->end);
 	vm->invalidations++;
 	zap_range(&c, range->start, range->end);
 	spin_unlock(&vm->mmu_lock);
@@ -268,6 +277,32 @@ static void invalidate_end(struct mmu_notifier *mn, const struct mmu_notifier_ra
 
 	spin_lock(&vm->mmu_lock);
 	vm->invalidating--;
+	spin_unlock(&vm->mmu_lock);
+}
+
+/*
+ * While CPUs still leave the guest the slot belongs to its old memory: a change of that
+ * memory finds it, and no leaf is made.  Flushes in any case: the caller has taken the
+ * slot out of the guest's page tables.
+ */
+void dune_mmu_move_slot(struct dune_vm *vm, u64 from, u64 to)
+{
+	unsigned long start = from & ~(DUNE_SLOT_SIZE - 1);
+	struct zap_context c = { .vm = vm };
+
+	spin_lock(&vm->mmu_lock);
+	begin_invalidation(vm, start, start + DUNE_SLOT_SIZE);
+	zap_range(&c, start, start + DUNE_SLOT_SIZE);
+	WRITE_ONCE(vm->flush_gen, vm->flush_gen + 1);
+	spin_unlock(&vm->mmu_lock);
+
+	kick(vm);
+	dune_ept_free_tables(&c.freed);
+
+	spin_lock(&vm->mmu_lock);
+	vm->invalidating--;
+	dune_slots_move(&vm->slots, from, to);
+	WRITE_ONCE(vm->slot_moves, vm->slot_moves + 1);
 	spin_unlock(&vm->mmu_lock);
 }
 

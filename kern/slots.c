@@ -2,8 +2,8 @@
 /*
  * Guest-physical space in slots of one GiB, handed out on demand.
  *
- * A slot, once assigned, stays until the end: that is what makes look-ups without
- * a lock safe.  An entry, or a leaf array, goes from zero to its value once.
+ * A leaf array, once there, stays until the end; so does an entry, but for a move.  That
+ * is what makes look-ups without a lock safe beside everything else.
  */
 #include "slots.h"
 
@@ -51,6 +51,12 @@ static void map_set(struct dune_slot_map *map, u32 n, u32 to)
 	smp_store_release(&leaf[n % DUNE_SLOT_FANOUT], to + 1);
 }
 
+/* The entry of n is there. */
+static void map_clear(struct dune_slot_map *map, u32 n)
+{
+	WRITE_ONCE(map->leaf[n / DUNE_SLOT_FANOUT][n % DUNE_SLOT_FANOUT], 0);
+}
+
 static void map_destroy(struct dune_slot_map *map)
 {
 	unsigned int i;
@@ -82,8 +88,8 @@ void dune_slots_destroy(struct dune_slots *slots)
 
 /*
  * The slot for the GiB number n; there must be a free one.  Every slot above the
- * cursor is taken, and no slot is given back: so the cursor only goes down, past
- * each slot once, and the first free one that it meets is the highest.
+ * cursor is taken, and none gets free (a move hands it on): so the cursor only goes
+ * down, past each slot once, and the first free one that it meets is the highest.
  */
 static u32 pick_slot(struct dune_slots *slots, u32 n)
 {
@@ -116,6 +122,27 @@ int dune_slots_assign(struct dune_slots *slots, u64 va, u64 *gpa)
 	slots->used++;
 	*gpa = ((u64)slot << DUNE_SLOT_SHIFT) | (va & OFFSET_MASK);
 	return 0;
+}
+
+int dune_slots_prepare_move(struct dune_slots *slots, u64 from, u64 to)
+{
+	if (from >= VA_END || to >= VA_END)
+		return -EINVAL;
+	if (!map_get(&slots->va_to_slot, from >> DUNE_SLOT_SHIFT))
+		return -ENOENT;
+	if (map_get(&slots->va_to_slot, to >> DUNE_SLOT_SHIFT))
+		return -EEXIST;
+	return map_reserve(&slots->va_to_slot, to >> DUNE_SLOT_SHIFT);
+}
+
+void dune_slots_move(struct dune_slots *slots, u64 from, u64 to)
+{
+	u32 old = from >> DUNE_SLOT_SHIFT, new = to >> DUNE_SLOT_SHIFT;
+	u32 slot = map_get(&slots->va_to_slot, old) - 1;
+
+	map_clear(&slots->va_to_slot, old);
+	map_set(&slots->slot_to_va, slot, new);
+	map_set(&slots->va_to_slot, new, slot);
 }
 
 static int translate(const struct dune_slot_map *map, u64 from, u64 *to)

@@ -6,8 +6,11 @@
  * addresses GPA>>30; the offset inside stays, so large pages stay aligned.  A
  * slot is the identity where that fits and is free, else the highest free one.
  *
- * Also compiled in user space.  dune_slots_assign() may sleep and is serialized
- * by the caller; the look-ups take no lock and may run beside it.
+ * When all are taken, a slot may be moved: from one GiB to another that has none.
+ *
+ * Also compiled in user space.  The caller serializes what changes the slots.  The
+ * look-ups take no lock and may run beside dune_slots_assign(), but not beside
+ * dune_slots_move().
  */
 #ifndef DUNE_SLOTS_H
 #define DUNE_SLOTS_H
@@ -27,7 +30,7 @@ struct dune_slot_map {
 
 struct dune_slots {
 	u32 nr_slots;		/* 2^(gpa_bits - 30) */
-	u32 used;
+	u32 used;		/* never gets less */
 	u32 cursor;		/* next candidate for a slot that cannot be the identity */
 	struct dune_slot_map va_to_slot;
 	struct dune_slot_map slot_to_va;
@@ -39,9 +42,21 @@ void dune_slots_destroy(struct dune_slots *slots);
 
 /*
  * Finds or assigns the slot of va and stores va's guest-physical address.
- * 0, -EINVAL (va not below 2^47), -ENOSPC (all slots taken), -ENOMEM.
+ * 0, -EINVAL (va not below 2^47), -ENOSPC (all slots taken), -ENOMEM.  May sleep.
  */
 int dune_slots_assign(struct dune_slots *slots, u64 va, u64 *gpa);
+
+/*
+ * Whether dune_slots_move() of the GiB of from to that of to may be called: 0, -EINVAL
+ * (one is not below 2^47), -ENOENT (from has no slot), -EEXIST (to has one), -ENOMEM.
+ * May sleep.
+ */
+int dune_slots_prepare_move(struct dune_slots *slots, u64 from, u64 to);
+/*
+ * Gives the slot of from to to.  Does not sleep.  Precondition: dune_slots_prepare_move()
+ * allowed it, and nothing of the slot is mapped or cached any more.
+ */
+void dune_slots_move(struct dune_slots *slots, u64 from, u64 to);
 
 /* The other address, or -ENOENT.  No lock needed. */
 int dune_slots_va_to_gpa(const struct dune_slots *slots, u64 va, u64 *gpa);

@@ -85,6 +85,7 @@ struct dune_vcpu {
 	struct dune_vectors vectors;
 	struct dune_ept_cache ept_cache;
 	struct dune_stats stats;	/* written by the owner only */
+	u64 slot_moves;		/* vm->slot_moves, when an access was last refused */
 	u64 slow_vmcalls;	/* VMCALL exits that were no fast forward: those are many */
 	struct list_head in_vm;		/* vm->vcpus */
 	struct rcu_work free_work;

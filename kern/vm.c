@@ -48,6 +48,20 @@ int dune_vm_slot(struct dune_vm *vm, u64 va, u64 *gpa)
 	return ret;
 }
 
+int dune_vm_move_slot(struct dune_vm *vm, u64 from, u64 to, u64 *gpa)
+{
+	int ret;
+
+	mutex_lock(&vm->slots_lock);
+	ret = dune_slots_prepare_move(&vm->slots, from, to);
+	if (!ret) {
+		dune_mmu_move_slot(vm, from, to);
+		ret = dune_slots_va_to_gpa(&vm->slots, to, gpa);
+	}
+	mutex_unlock(&vm->slots_lock);
+	return ret;
+}
+
 void dune_vm_stats(struct dune_vm *vm, struct dune_stats *stats)
 {
 	struct dune_vcpu *vcpu;
@@ -67,6 +81,7 @@ void dune_vm_stats(struct dune_vm *vm, struct dune_stats *stats)
 	stats->ept_tables = vm->ept.nr_tables;
 	spin_unlock(&vm->mmu_lock);
 	stats->slots = READ_ONCE(vm->slots.used);
+	stats->slot_moves = READ_ONCE(vm->slot_moves);
 }
 
 void dune_vm_retire_stats(struct dune_vm *vm, struct dune_vcpu *vcpu)
@@ -117,6 +132,21 @@ static long map_slot(struct dune_vm *vm, struct dune_slot __user *arg)
 	return copy_to_user(arg, &slot, sizeof(slot)) ? -EFAULT : 0;
 }
 
+static long move_slot(struct dune_vm *vm, struct dune_move __user *arg)
+{
+	struct dune_move move;
+	int ret;
+
+	if (copy_from_user(&move, arg, sizeof(move)))
+		return -EFAULT;
+	if (move.size != sizeof(move) || move.reserved)
+		return -EINVAL;
+	ret = dune_vm_move_slot(vm, move.from, move.to, &move.gpa);
+	if (ret)
+		return ret;
+	return copy_to_user(arg, &move, sizeof(move)) ? -EFAULT : 0;
+}
+
 static long send_vector(struct dune_vm *vm, struct dune_send __user *arg)
 {
 	struct dune_send send;
@@ -144,6 +174,8 @@ static long vm_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return dune_vcpu_create(vm, p);
 	case DUNE_MAP_SLOT:
 		return map_slot(vm, p);
+	case DUNE_MOVE_SLOT:
+		return move_slot(vm, p);
 	case DUNE_FLUSH:
 		dune_mmu_flush(vm);
 		return 0;

@@ -26,8 +26,9 @@ struct dune_vm {
 	pid_t pid;
 	char comm[TASK_COMM_LEN];
 
-	struct mutex slots_lock;	/* serializes dune_slots_assign() */
-	struct dune_slots slots;
+	struct mutex slots_lock;	/* serializes what changes the slots */
+	struct dune_slots slots;	/* a move is made under mmu_lock as well */
+	u64 slot_moves;			/* changed under both */
 
 	/* mmu_lock: the EPT and invalidation state; a leaf lock, taken under page-table
 	 * locks by the young callbacks, so nothing sleeps or takes mm locks under it.
@@ -63,6 +64,8 @@ void dune_vm_put(struct dune_vm *vm);	/* may sleep */
 
 /* Assigns a slot: process context.  Stores the guest-physical address of va. */
 int dune_vm_slot(struct dune_vm *vm, u64 va, u64 *gpa);
+/* DUNE_MOVE_SLOT, process context.  Stores the guest-physical address of to. */
+int dune_vm_move_slot(struct dune_vm *vm, u64 from, u64 to, u64 *gpa);
 
 /* Sums the counters of all VCPUs, alive and gone. */
 void dune_vm_stats(struct dune_vm *vm, struct dune_stats *stats);
@@ -75,6 +78,11 @@ int dune_mmu_init(struct dune_vm *vm);		/* the notifier is live when it returns 
 void dune_mmu_stop(struct dune_vm *vm);		/* no callback runs after this */
 /* All VCPUs flush what they cache before they go on.  Process context. */
 void dune_mmu_flush(struct dune_vm *vm);
+/*
+ * Takes the slot of from out of the EPT, flushes as dune_mmu_flush() does, and only then
+ * makes it the slot of to.  Under slots_lock, behind dune_slots_prepare_move().
+ */
+void dune_mmu_move_slot(struct dune_vm *vm, u64 from, u64 to);
 /*
  * Makes the EPT translate gpa for the access (DUNE_ACCESS_*), as Linux would for
  * the owner.  Process context, current->mm == vm->mm.  0: try the access again;

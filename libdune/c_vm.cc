@@ -10,6 +10,7 @@
 #include "libdune/dune.hpp"
 #include "libdune/print.h"
 #include "libdune/process.h"
+#include "libdune/reclaim.h"
 #include "libdune/space.h"
 #include "libdune/sys.h"
 
@@ -24,6 +25,7 @@ static_assert(sizeof(struct page) == sizeof(dune::PagePool::Page));
 namespace dune {
 
 void set_c_globals() {
+  keep_slots();
   if (pgroot == process.arena.entries(process.table.root())) return;
   dune_fd = process.vm_fd;
   // As low slots as it can have, so that pages lie at their own address.
@@ -227,6 +229,7 @@ void load_cr3(unsigned long cr3) {
 }
 
 uintptr_t dune_va_to_pa(void* va) {
+  dune::keep_slots();
   auto gpa = process.slots.gpa(Hva(va).value);
   return gpa ? gpa->value : ~0ul;
 }

@@ -8,6 +8,7 @@
 #include "libdune/dune.hpp"
 #include "libdune/own_fds.h"
 #include "libdune/process.h"
+#include "libdune/reclaim.h"
 #include "libdune/soft_dirty.h"
 #include "libdune/space.h"
 #include "libdune/sys.h"
@@ -103,10 +104,14 @@ void leave() {
   left_thread = thread;
 }
 
-PageTable& page_table() { return process.table; }
+PageTable& page_table() {
+  keep_slots();
+  return process.table;
+}
 
 Result<void> map_default(Gva gva) {
   if (gva.value >= kUserEnd) return Error{EINVAL};
+  keep_slots();
   return fill_active(gva);
 }
 

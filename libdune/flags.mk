@@ -12,7 +12,7 @@ $(foreach source,$(libdune.core),$(eval $(source).flags := $(libdune.flags) $(li
 
 libdune/change_page.cc.flags += -mno-red-zone
 
-unit.sources += libdune/page_table.cc libdune/page_map.cc libdune/page_map_bits.cc
+unit.sources += libdune/page_table.cc libdune/page_map.cc libdune/page_map_bits.cc libdune/slot_map.cc
 
 # Trap handlers call these functions: no lazy binding, no interposition in between.
 libdune.libs := -Wl,-Bsymbolic-functions -Wl,-z,now -Wl,--as-needed -lelf

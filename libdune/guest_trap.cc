@@ -17,6 +17,7 @@
 #include "libdune/ring0.h"
 #include "libdune/ring_block.h"
 #include "libdune/signals.h"
+#include "libdune/space.h"
 #include "libdune/sys.h"
 #include "libdune/thread.h"
 
@@ -56,7 +57,7 @@ uint8_t code_byte(uint64_t rip) { return *reinterpret_cast<const uint8_t*>(rip);
 bool by_instruction(const TrapFrame& f) {
   const uint64_t at = f.tf.rip - 2;
   // The page before belongs to the instruction, or is anybody's.
-  if (((at ^ f.tf.rip) & ~(kPageBytes - 1)) && !(readable(at, 1) && map_default(Gva(at))))
+  if (((at ^ f.tf.rip) & ~(kPageBytes - 1)) && !(readable(at, 1) && fill_active(Gva(at))))
     return false;
   return code_byte(at) == 0xcd && code_byte(at + 1) == f.vector;
 }
@@ -181,7 +182,7 @@ bool for_nobody(TrapFrame& f, bool of_client) {
 // True: the access will work when it is made again.
 bool map_on_demand(TrapFrame& f) {
   if ((f.tf.err & FEC_P) || f.cr2 >= kUserEnd) return false;
-  auto done = map_default(Gva(f.cr2));
+  auto done = fill_active(Gva(f.cr2));
   if (done) return true;
   if (of_ring3(f)) return false;
   if (done.error().code == ENOSPC) leave_at(f.tf, kLeaveNoSlots);

@@ -22,6 +22,13 @@ class SpinLock {
       if (spins % 64 == 0) sys::call(__NR_sched_yield);
     }
   }
+  // Until nobody holds it, for a moment.
+  void wait() const {
+    for (unsigned spins = 1; __atomic_load_n(&locked_, __ATOMIC_SEQ_CST); spins++) {
+      asm volatile("pause");
+      if (spins % 64 == 0) sys::call(__NR_sched_yield);
+    }
+  }
   bool try_lock() { return !__atomic_test_and_set(&locked_, __ATOMIC_ACQUIRE); }
   void unlock() { __atomic_clear(&locked_, __ATOMIC_RELEASE); }
 

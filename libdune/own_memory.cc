@@ -7,6 +7,7 @@
 
 #include "libdune/print.h"
 #include "libdune/process.h"
+#include "libdune/reclaim.h"
 #include "libdune/space.h"
 #include "libdune/sys.h"
 
@@ -100,6 +101,7 @@ bool own_memory(Hva start, uint64_t bytes) {
 
 void add_own_memory(Hva start, uint64_t bytes) {
   const uint64_t end = start.value + bytes;
+  pin_slots(start, bytes);
   uint64_t low = __atomic_load_n(&dune_own_memory_start, __ATOMIC_RELAXED);
   uint64_t high = __atomic_load_n(&dune_own_memory_end, __ATOMIC_RELAXED);
 

@@ -432,6 +432,23 @@ Result<void> PageMap::restore(Gva gva, uint64_t bytes, Stale& stale) {
   return {};
 }
 
+bool PageMap::drop_default(Gva gva, Stale& stale) {
+  constexpr uint64_t kLeaf = kPtePresent | kPteLarge;
+  const auto ours = [](uint64_t e) { return !e || (e & (kLeaf | kPteClaimed)) == kLeaf; };
+  uint64_t* entry = entry_if_any(gva, PageSize::k1G);
+  if (!entry) return true;
+  const uint64_t e = load(entry);
+  if (is_table(e, 3)) {
+    const uint64_t* small = arena_->entries(Gpa(e & kAddressMask));
+    for (int i = 0; i < kEntries; i++)
+      if (largest_ != PageSize::k2M || !ours(load(&small[i]))) return false;
+  } else if (!ours(e)) {
+    return false;
+  }
+  store(entry, 3, gva.value & ~(size_of(3) - 1), 0, stale);
+  return true;
+}
+
 Result<void> PageMap::split(Gva gva, uint64_t bytes, PageSize size) {
   auto good = check(gva, bytes);
   if (!good) return good;

@@ -128,6 +128,9 @@ class PageMap {
   // The same, and the default mapping is there at once, for what cannot wait for a first touch.
   // ENOMEM, ENOSPC: it is there in a part of the range.
   Result<void> restore(Gva gva, uint64_t bytes, Stale& stale);
+  // Takes the default mapping of the GiB around `gva` out, if there is nothing else in it and
+  // nobody has split it: true.  Who calls this flushes before free_stale().
+  bool drop_default(Gva gva, Stale& stale);
   // No leaf in the range is larger than `size` afterwards.
   Result<void> split(Gva gva, uint64_t bytes, PageSize size);
   // Makes one leaf of the table at `gva`; `size` is 2 MiB or 1 GiB.  EINVAL: the small

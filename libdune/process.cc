@@ -11,6 +11,7 @@
 #include "libdune/offsets.h"
 #include "libdune/own_fds.h"
 #include "libdune/own_memory.h"
+#include "libdune/reclaim.h"
 #include "libdune/soft_dirty.h"
 #include "libdune/space.h"
 #include "libdune/sys.h"
@@ -235,7 +236,7 @@ Result<void> Process::fill(bool fresh) {
       if (!memory) return fail(memory.error());
       arena_base = Hva(*memory);
       char* own = static_cast<char*>(*memory) + kArenaBytes;
-      slots.init(own);
+      slots.init(own, ask_for_slot);
       pool.init(own + SlotMap::kBytes);
       static_assert(SlotMap::kBytes + PagePool::kTableBytes <= kOwnBytes);
       add_own_memory(arena_base, kArenaBytes + kOwnBytes);
@@ -256,6 +257,7 @@ Result<void> Process::fill(bool fresh) {
   }
   if (!fresh) {
     slots.forget();
+    reclaim_lock = SpinLock();
     soft_dirty_after_fork();
     threads = nullptr;
     threads_lock = SpinLock();
@@ -304,10 +306,12 @@ Result<void> Process::map_native(const void* start, size_t bytes) {
   const Gva end = Gva(start) + bytes;
 
   for (Gva at = Gva(start).align_down(kGib); at < end; at = at + kGib) {
-    if (table.lookup(at)) continue;
-    auto gpa = slots.gpa(at.value);
-    if (!gpa) return gpa.error();
-    auto done = map_gib(at, *gpa);
+    auto done = with_room(at, kGib, [&]() -> Result<void> {
+      Locked locked(spaces[0].lock);
+      if (table.lookup(at)) return {};
+      auto gpa = slots.gpa(at.value);
+      return gpa ? map_gib(at, *gpa) : gpa.error();
+    });
     if (!done) return done;
   }
   return {};

@@ -45,8 +45,9 @@ struct alignas(4096) Process {
   uint32_t* alive = nullptr;  // one page that holds 1, and that a fork wipes
   uint32_t vcpu_flags = 0;
   bool leaves_1g = false;
-  bool own_image = false;  // Options::own_image
-  bool distrusts = false;  // distrust_ring3()
+  bool own_image = false;    // Options::own_image
+  bool distrusts = false;    // distrust_ring3()
+  bool keeps_slots = false;  // reclaim.h
   Hva arena_base;
   TableArena arena;
   PageTable table;
@@ -58,6 +59,7 @@ struct alignas(4096) Process {
   } follow = {};
   char loaded_program[4096] = {};  // Options::loaded_program, or empty
   SlotMap slots;
+  SpinLock reclaim_lock;  // taken before any other lock
   PagePool pool;
   uint64_t pcid_mask = 0;  // 0 without PCIDs
   SpinLock threads_lock;

@@ -6,6 +6,7 @@
 
 #include "libdune/print.h"
 #include "libdune/process.h"
+#include "libdune/reclaim.h"
 #include "libdune/ring0.h"
 #include "libdune/ring_block.h"
 #include "libdune/ring_call.h"
@@ -40,6 +41,7 @@ Result<long> enter_ring3(const dune_tf& frame) {
   RingBlock& b = block();
 
   if (!b.user_fs_set) {
+    keep_slots();
     asm volatile("rdfsbase %0" : "=r"(b.user_fs));
     b.user_fs_set = true;
   }

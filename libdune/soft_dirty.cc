@@ -7,6 +7,7 @@
 #include "libdune/kernel_writes.h"
 #include "libdune/print.h"
 #include "libdune/process.h"
+#include "libdune/reclaim.h"
 #include "libdune/space.h"
 #include "libdune/sys.h"
 
@@ -159,6 +160,7 @@ bool says_four(uint32_t fd, uint64_t text, uint64_t bytes) {
 }  // namespace
 
 void serve_soft_dirty() {
+  keep_slots();
   serving = true;
   track_kernel_writes(true);
   for (uint32_t nr :

@@ -6,6 +6,7 @@
 
 #include "libdune/own_memory.h"
 #include "libdune/process.h"
+#include "libdune/reclaim.h"
 #include "libdune/ring0.h"
 #include "libdune/space_access.h"
 #include "libdune/thread.h"
@@ -106,17 +107,21 @@ Result<void> map_in_spaces(Hva start, uint64_t bytes) {
   Result<void> done;
   const uint32_t end = __atomic_load_n(&top_space, __ATOMIC_RELAXED);
   for (uint32_t i = 0; i < end && done; i++) {
-    Space& s = spaces[i];
-    Locked locked(s.lock);
-    if (!s.alive()) continue;
-    Stale stale;
-    done = s.map.restore(Gva(start.value), bytes, stale);
-    flush_stale(i, stale);
+    done = with_room(Gva(start.value), bytes, [&]() -> Result<void> {
+      Space& s = spaces[i];
+      Locked locked(s.lock);
+      if (!s.alive()) return {};
+      Stale stale;
+      auto mapped = s.map.restore(Gva(start.value), bytes, stale);
+      flush_stale(i, stale);
+      return mapped;
+    });
   }
   return done;
 }
 
 AddressSpace& main_space() {
+  keep_slots();
   // Without a destructor: threads may use it to the very end.
   alignas(AddressSpace) static unsigned char storage[sizeof(AddressSpace)];
   return *new (storage) AddressSpace(SpaceAccess::handle(0, 0));
@@ -124,6 +129,7 @@ AddressSpace& main_space() {
 
 Result<AddressSpace> AddressSpace::create() {
   if (!spaces[0].used) return Error{EBADF, "the process has not entered Dune mode yet"};
+  keep_slots();
   auto index = allocate_space();
   if (!index) return index.error();
   auto table = PageTable::create(process.arena);
@@ -225,9 +231,11 @@ void Batch::commit() {
 }
 
 Result<void> fill_active(Gva gva) {
-  Space& s = spaces[Thread::current()->active_space];
-  Locked locked(s.lock);
-  return s.map.fill(gva);
+  return with_room(gva, 1, [gva] {
+    Space& s = spaces[Thread::current()->active_space];
+    Locked locked(s.lock);
+    return s.map.fill(gva);
+  });
 }
 
 }  // namespace dune

@@ -116,6 +116,7 @@ void print_stats(int vm_fd) {
   row("kicks", stats.kicks);
   row("INVEPTs", stats.invepts);
   row("slots of 1 GiB in use", stats.slots);
+  row("slots given to another GiB", stats.slot_moves);
 }
 
 }  // namespace runner

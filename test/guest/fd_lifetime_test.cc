@@ -279,6 +279,10 @@ class Fuzzer {
       words[2] = static_cast<uint32_t>(random_());
       words[3] = static_cast<uint32_t>(random_() & 0xffff);
     }
+    if (request == DUNE_MOVE_SLOT) {
+      words[3] = static_cast<uint32_t>(random_() & 0xffff);
+      words[5] = static_cast<uint32_t>(random_() & 0xffff);
+    }
     if (random_() % 4 == 0)
       for (int i = 0; i < 2; i++) words[random_() % words.size()] ^= 1u << random_() % 32;
     char* to = random_() % 4 ? arena_ + (kPages - 1) * kPage + random_() % 64 * 8 : page();
@@ -302,9 +306,10 @@ class Fuzzer {
   }
 
   void call() {
-    static const unsigned long requests[] = {
-        DUNE_GET_INFO, DUNE_CREATE_VM, DUNE_CREATE_VCPU, DUNE_MAP_SLOT,  DUNE_GET_STATS,
-        DUNE_RUN,      DUNE_RUN,       DUNE_SET_STATE,   DUNE_GET_STATE, DUNE_SYNC};
+    static const unsigned long requests[] = {DUNE_GET_INFO,  DUNE_CREATE_VM, DUNE_CREATE_VCPU,
+                                             DUNE_MAP_SLOT,  DUNE_MOVE_SLOT, DUNE_GET_STATS,
+                                             DUNE_RUN,       DUNE_RUN,       DUNE_SET_STATE,
+                                             DUNE_GET_STATE, DUNE_SYNC};
     unsigned long request = requests[random_() % std::size(requests)];
     if (random_() % 64 == 0) request ^= 1ul << random_() % 30;
     const int fd = any_fd();

@@ -128,6 +128,9 @@ TEST_CASE("ioctls refuse wrong sizes and pointers", "[ioctl]") {
   create_vm.kvm_fd = fds.kvm;
   auto slot = sized<dune_slot>();
   slot.va = 0x10000;
+  auto move = sized<dune_move>();
+  move.from = slot.va;
+  move.to = 1ull << 40;
   auto state = sized<dune_vcpu_state>();
   REQUIRE(ioctl(fds.vcpu, DUNE_GET_STATE, &state) == 0);
   state.tr_selector = 0x40;
@@ -139,6 +142,7 @@ TEST_CASE("ioctls refuse wrong sizes and pointers", "[ioctl]") {
       {"CREATE_VM", fds.device, DUNE_CREATE_VM, bytes(create_vm)},
       {"CREATE_VCPU", fds.vm, DUNE_CREATE_VCPU, bytes(sized<dune_vcpu_create>())},
       {"MAP_SLOT", fds.vm, DUNE_MAP_SLOT, bytes(slot)},
+      {"MOVE_SLOT", fds.vm, DUNE_MOVE_SLOT, bytes(move)},
       {"GET_STATS of a VM", fds.vm, DUNE_GET_STATS, bytes(sized<dune_stats>())},
       {"GET_STATS of a VCPU", fds.vcpu, DUNE_GET_STATS, bytes(sized<dune_stats>())},
       {"SET_STATE", fds.vcpu, DUNE_SET_STATE, bytes(state)},
@@ -191,6 +195,45 @@ TEST_CASE("ioctls refuse flags and fields they do not know", "[ioctl]") {
   CHECK(slot_err([](auto& a) { a.reserved = 1; }) == EINVAL);
   CHECK(slot_err([](auto& a) { a.va = 1ull << 47; }) == EINVAL);
   CHECK(slot_err([](auto& a) { a.va = ~0ull; }) == EINVAL);
+
+  auto move = sized<dune_move>();
+  auto move_err = [&](auto change) { return err_with(fds.vm, DUNE_MOVE_SLOT, move, change); };
+  CHECK(move_err([](auto& a) { a.reserved = 1; }) == EINVAL);
+  CHECK(move_err([](auto& a) { a.from = 1ull << 47; }) == EINVAL);
+  CHECK(move_err([](auto& a) { a.to = ~0ull; }) == EINVAL);
+}
+
+TEST_CASE("a slot moves from a GiB that has one to a GiB that has none", "[ioctl]") {
+  constexpr uint64_t kFrom = 0x100000123456, kTo = 0x200000000777;
+  VmFds fds;
+  auto slot = sized<dune_slot>();
+  auto move = sized<dune_move>();
+  auto err = [&](uint64_t from, uint64_t to) {
+    move.from = from;
+    move.to = to;
+    return err_of(fds.vm, DUNE_MOVE_SLOT, &move);
+  };
+  auto gpa = [&](uint64_t va) {
+    slot.va = va;
+    REQUIRE(err_of(fds.vm, DUNE_MAP_SLOT, &slot) == 0);
+    return slot.gpa;
+  };
+  CHECK(err(kFrom, kTo) == ENOENT);
+  const uint64_t at = gpa(kFrom);
+  CHECK(err(kFrom, kFrom) == EEXIST);
+  CHECK(err(kTo, kFrom) == ENOENT);
+  CHECK(err(kFrom, kTo) == 0);
+  CHECK(move.gpa == at - 0x123456 + 0x777);
+  CHECK(gpa(kTo) == move.gpa);
+  CHECK(err(kFrom, kTo) == ENOENT);
+  CHECK(gpa(kFrom) != at);  // anew, elsewhere
+  CHECK(err(kFrom, kTo) == EEXIST);
+  auto stats = sized<dune_stats>();
+  REQUIRE(err_of(fds.vm, DUNE_GET_STATS, &stats) == 0);
+  CHECK(stats.slot_moves == 1);
+  CHECK(stats.slots == 2);
+  // Of this process only.
+  CHECK(test::in_child([&] { return err(kTo, kFrom + (1ull << 31)) == EIO ? "" : "moved"; }) == "");
 }
 
 TEST_CASE("SET_STATE refuses what a VM entry would refuse", "[ioctl]") {
@@ -287,7 +330,7 @@ TEST_CASE("a request on the wrong fd, or that does not exist", "[ioctl]") {
   char page[kPage] = {};
   const unsigned long device[] = {DUNE_GET_INFO, DUNE_CREATE_VM};
   CHECK(err_of(fds.vm, DUNE_CREATE_VM, page) == EINVAL);
-  const unsigned long vm[] = {DUNE_CREATE_VCPU, DUNE_MAP_SLOT};
+  const unsigned long vm[] = {DUNE_CREATE_VCPU, DUNE_MAP_SLOT, DUNE_MOVE_SLOT};
   const unsigned long vcpu[] = {DUNE_RUN, DUNE_SET_STATE, DUNE_GET_STATE, DUNE_SYNC};
   for (unsigned long request : device) {
     if (request != DUNE_CREATE_VM) CHECK(err_of(fds.vm, request, page) == ENOTTY);

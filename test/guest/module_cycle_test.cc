@@ -14,10 +14,13 @@
 #include <unistd.h>
 #include <catch2/catch.hpp>
 
+#include <atomic>
 #include <cerrno>
 #include <fstream>
+#include <random>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "libdune/dune.hpp"
 #include "test/guest/bare_traps.h"
@@ -210,51 +213,128 @@ TEST_CASE("without KVM: ENODEV, and all is well when it comes back", "[module][o
   test::require_host_unharmed();
 }
 
-// In Dune mode with 16 slots: a page in each of 40 GiB, by two threads.
-static std::string touch_many_gibs() {
-  constexpr uint64_t kFirst = 0x100000000000, kGib = 1 << 30;
+constexpr uint64_t kManyGibs = 0x100000000000, kGib = 1 << 30;
+
+volatile int* in_gib(int i) {
+  return reinterpret_cast<volatile int*>(kManyGibs + static_cast<uint64_t>(i) * kGib);
+}
+
+// In Dune mode with 16 slots: a page in each of 40 GiB, by two threads, which end up
+// in `ring`; what is said on the way goes to `said`.
+static std::string touch_many_gibs(unsigned ring, std::string& said) {
   constexpr int kGibs = 40;
-  int said[2];
-  if (pipe(said) || dup2(said[1], 2) != 2) return "no pipe";
+  int out[2];
+  if (pipe(out) || dup2(out[1], 2) != 2) return "no pipe";
   if (auto entered = dune::enter(); !entered) return entered.error().what;
-  auto touch = [](int from) -> bool {
+  if (ring) (void)dune::page_table();
+  auto touch = [ring](int from) -> bool {
     for (int i = from; i < kGibs; i += 2) {
-      void* at = reinterpret_cast<void*>(kFirst + static_cast<uint64_t>(i) * kGib);
-      auto* p = static_cast<volatile int*>(
-          mmap(at, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
-      *p = i;
+      void* at = const_cast<int*>(in_gib(i));
+      mmap(at, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+      *in_gib(i) = i;
     }
     for (int i = from; i < kGibs; i += 2)
-      if (*reinterpret_cast<volatile int*>(kFirst + static_cast<uint64_t>(i) * kGib) != i)
-        return false;
-    return dune::ring() == 3;
+      if (*in_gib(i) != i) return false;
+    return dune::ring() == ring;
   };
-  bool natively = false;
-  std::thread([&] { natively = touch(1); }).join();
-  if (!natively) return "the first thread is in Dune mode still, or sees something else";
-  if (!touch(0)) return "the second thread is in Dune mode still, or sees something else";
+  bool good = false;
+  std::thread([&] { good = touch(1); }).join();
+  if (!good) return "the first thread is in the other mode, or sees something else";
+  if (!touch(0)) return "the second thread is in the other mode, or sees something else";
   const pid_t child = fork();
-  if (child == 0) _exit(3);
+  if (child == 0) _exit(*in_gib(1) == 1 && *in_gib(kGibs - 1) == kGibs - 1 ? 3 : 4);
   int status = 0;
   if (waitpid(child, &status, 0) != child || status != 3 << 8) return "fork";
+  (void)!write(2, "end", 3);
   char text[1024] = {};
-  const ssize_t n = read(said[0], text, sizeof(text) - 1);
-  const std::string line = "dune: out of guest-physical slots (1 GiB each) at rip 0x";
-  const std::string all(text, n > 0 ? static_cast<size_t>(n) : 0);
-  // One line of each thread, and nothing else.
-  const size_t second = all.find(line, 1);
-  if (all.find(line) != 0 || second == std::string::npos || all[second - 1] != '\n' ||
-      all.find(line, second + 1) != std::string::npos)
-    return "it says: " + all;
+  const ssize_t n = read(out[0], text, sizeof(text) - 1);
+  said = std::string(text, n > 0 ? static_cast<size_t>(n) : 0);
   return "";
 }
 
-TEST_CASE("out of slots: one line, and the thread goes on natively", "[module][once]") {
+// More slots than the threads' instructions need at a time, and not many more.
+static std::string many_gibs_by_threads() {
+  constexpr int kGibs = 48, kThreads = 4, kRounds = 150;
+  if (auto entered = dune::enter(); !entered) return entered.error().what;
+  for (int i = 0; i < kGibs; i++)
+    mmap(const_cast<int*>(in_gib(i)), 4096, PROT_READ | PROT_WRITE,
+         MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+  std::atomic<int> wrong{0}, natively{0};
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; t++)
+    threads.emplace_back([&, t] {
+      int expected[kGibs] = {};
+      std::minstd_rand random(static_cast<unsigned>(t + 1));
+      for (int i = 0; i < kRounds; i++) {
+        const int gib = static_cast<int>(random() % kGibs);
+        wrong += in_gib(gib)[t] != expected[gib];
+        in_gib(gib)[t] = expected[gib] = i * kThreads + t;
+      }
+      natively += dune::ring() != 0;
+    });
+  // Beside them, what makes Linux take pages out of the mirror, and new threads and processes.
+  threads.emplace_back([&] {
+    std::minstd_rand random(99);
+    while (!stop) {
+      auto* page = const_cast<int*>(in_gib(static_cast<int>(random() % kGibs)));
+      mprotect(page, 4096, PROT_READ);
+      mprotect(page, 4096, PROT_READ | PROT_WRITE);
+      std::thread([&] { wrong += in_gib(kGibs - 1)[1000] != 0; }).join();
+      const pid_t child = fork();
+      if (child == 0) _exit(in_gib(3)[1000] == 0 ? 5 : 1);
+      int status = 0;
+      wrong += waitpid(child, &status, 0) != child || status != 5 << 8;
+    }
+  });
+  for (int t = 0; t < kThreads; t++) threads[static_cast<size_t>(t)].join();
+  stop = true;
+  threads.back().join();
+  dune_stats stats{};
+  stats.size = sizeof(stats);
+  if (ioctl(dune::vm_fd(), DUNE_GET_STATS, &stats)) return "no counters";
+  if (stats.slot_moves < kRounds) return "slots moved " + std::to_string(stats.slot_moves);
+  if (natively) return std::to_string(natively) + " threads have left Dune mode";
+  return wrong ? std::to_string(wrong) + " words are wrong" : "";
+}
+
+TEST_CASE("out of slots: they go from one GiB to another", "[module][once][smp]") {
+  if (!can_cycle()) return;
+  const std::string how = parameters();
+  for (const char* bits : {" gpa_bits=34", " gpa_bits=33"}) {
+    CAPTURE(bits);
+    REQUIRE(unload_when_free("dune") == 0);
+    REQUIRE(load("dune", how + bits) == 0);
+    CHECK(in_child([]() -> std::string {
+            std::string said;
+            const std::string result = touch_many_gibs(0, said);
+            return result.empty() && said != "end" ? "it says: " + said : result;
+          }) == "");
+    CHECK(in_child(many_gibs_by_threads) == "");
+  }
+  REQUIRE(unload_when_free("dune") == 0);
+  REQUIRE(load("dune", how) == 0);
+}
+
+// A program that works on its page tables keeps all slots where they are.
+TEST_CASE("out of slots that may not move: one line, and the thread goes on natively",
+          "[module][once]") {
   if (!can_cycle()) return;
   const std::string how = parameters();
   REQUIRE(unload_when_free("dune") == 0);
   REQUIRE(load("dune", how + " gpa_bits=34") == 0);
-  CHECK(in_child(touch_many_gibs) == "");
+  CHECK(in_child([]() -> std::string {
+          std::string said;
+          const std::string result = touch_many_gibs(3, said);
+          if (!result.empty()) return result;
+          const std::string line = "dune: out of guest-physical slots (1 GiB each) at rip 0x";
+          // One line of each thread, and nothing else.
+          const size_t second = said.find(line, 1);
+          if (said.find(line) != 0 || second == std::string::npos || said[second - 1] != '\n' ||
+              said.find(line, second + 1) != std::string::npos)
+            return "it says: " + said;
+          return "";
+        }) == "");
   REQUIRE(unload_when_free("dune") == 0);
   REQUIRE(load("dune", how + " gpa_bits=31") == 0);
   CHECK(in_child([]() -> std::string {

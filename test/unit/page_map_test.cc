@@ -61,6 +61,35 @@ TEST_CASE("half of the address space can be unmapped, and mapped piece by piece"
   m.destroy();
 }
 
+TEST_CASE("the default mapping of a GiB is dropped where nothing else is in it") {
+  constexpr uint64_t kGib = 1ull << 30;
+  const Gva base = kVa.align_down(kGib);
+  CheckedMap m(GENERATE(PageSize::k1G, PageSize::k2M));
+  Stale stale;
+  CHECK(m.map().drop_default(base, stale));  // there is none
+  REQUIRE(m.map().fill(kVa).ok());
+  CHECK(m.map().drop_default(kVa + 0x3000, stale));
+  CHECK(!m.walk(m.map().root().value, kVa.value));
+  CHECK(stale.any());
+  m.map().free_stale(stale);
+  CHECK(m.arena().pages_in_use() == 2);  // those above it
+  REQUIRE(m.map().fill(kVa).ok());
+  CHECK(m.walk(m.map().root().value, kVa.value) & kPtePresent);
+
+  // Something of the program's, a hole, smaller leaves.
+  SECTION("mapped") { REQUIRE(m.map().protect(base + 0x5000, 4096, kRw, stale).ok()); }
+  SECTION("hidden") { REQUIRE(m.map().protect(base + 0x5000, 4096, 0, stale).ok()); }
+  SECTION("a hole") { REQUIRE(m.map().unmap(base + 0x5000, 4096, stale).ok()); }
+  SECTION("split") { REQUIRE(m.map().split(kVa, 4096, PageSize::k4K).ok()); }
+  SECTION("a GiB of the program's") {
+    REQUIRE(m.map().reset(base, kGib, stale).ok());
+    REQUIRE(m.map().map(base, kGpa.align_down(kGib), kGib, kRw, PageSize::k1G, stale).ok());
+  }
+  CHECK(!m.map().drop_default(base, stale));
+  m.map().free_stale(stale);
+  m.destroy();
+}
+
 TEST_CASE("the largest leaves that fit are used") {
   CheckedMap m;
   Stale stale;

@@ -80,6 +80,16 @@ struct Model {
     return 0;
   }
 
+  int move(u64 from, u64 to) {
+    const u64 old = from / GiB, now = to / GiB;
+    if (from >= va_end || to >= va_end) return -EINVAL;
+    if (!slot_of.contains(old)) return -ENOENT;
+    if (slot_of.contains(now)) return -EEXIST;
+    slot_of[now] = slot_of[old];
+    slot_of.erase(old);
+    return 0;
+  }
+
   std::vector<Part> parts(u64 start, u64 end) const {
     std::vector<Part> found;
     for (auto [n, slot] : slot_of) {
@@ -210,6 +220,36 @@ TEST_CASE("without memory nothing is assigned, and a second try succeeds", "[slo
   CHECK(slots.assign(va - GiB) == 511 * GiB - 3);
 }
 
+TEST_CASE("a slot moves to a GiB that has none", "[slots]") {
+  Slots slots(39);
+  const u64 a = 5 * GiB, b = va_end - 7;
+  u64 out = 77;
+  slots.assign(a);
+  CHECK(dune_slots_prepare_move(&slots, a + 1, a + 2) == -EEXIST);
+  CHECK(dune_slots_prepare_move(&slots, b, a) == -ENOENT);
+  CHECK(dune_slots_prepare_move(&slots, b, 6 * GiB) == -ENOENT);
+  CHECK(dune_slots_prepare_move(&slots, a, va_end) == -EINVAL);
+  CHECK(dune_slots_prepare_move(&slots, ~0ULL, 6 * GiB) == -EINVAL);
+  {
+    FailAllocations fail(0);
+    CHECK(dune_slots_prepare_move(&slots, a, b) == -ENOMEM);
+  }
+  CHECK(parts(slots, 0, ~0ULL) == std::vector<Part>{{a, a, GiB}});
+
+  REQUIRE(dune_slots_prepare_move(&slots, a + 123, b) == 0);
+  FailAllocations fail(0);  // no memory is needed any more
+  dune_slots_move(&slots, a + 123, b);
+  CHECK(dune_slots_va_to_gpa(&slots, a, &out) == -ENOENT);
+  CHECK(out == 77);
+  CHECK(slots.assign(b) == 6 * GiB - 7);
+  CHECK(dune_slots_gpa_to_va(&slots, a + 9, &out) == 0);
+  CHECK(out == va_end - GiB + 9);
+  CHECK(slots.used == 1);
+  CHECK(parts(slots, 0, ~0ULL) == std::vector<Part>{{va_end - GiB, a, GiB}});
+  // The old one's identity is taken: it gets another slot.
+  CHECK(slots.assign(a) == 511 * GiB);
+}
+
 TEST_CASE("for_each cuts ranges at GiBs and at the ends", "[slots]") {
   Slots slots(39);
   using Parts = std::vector<Part>;
@@ -266,6 +306,18 @@ TEST_CASE("random assignments do what the model does", "[slots][random]") {
     if (!ret) {
       REQUIRE(dune_slots_gpa_to_va(&slots, gpa, &back) == 0);
       REQUIRE(back == va);
+    }
+    // Sometimes one of those that have a slot gives it away.
+    if (i % 3 == 0) {
+      u64 from = random_va(), to = random_va();
+      if (!model.slot_of.empty() && i % 2) {
+        auto after = model.slot_of.lower_bound(from / GiB);
+        from = (after == model.slot_of.end() ? model.slot_of.begin() : after)->first * GiB;
+      }
+      CAPTURE(from, to);
+      ret = dune_slots_prepare_move(&slots, from, to);
+      REQUIRE(ret == model.move(from, to));
+      if (!ret) dune_slots_move(&slots, from, to);
     }
     if (i % 16) continue;
     u64 start = random_va(), end = random_va();

@@ -58,12 +58,16 @@ IS_ABI(Vcpu, FIELD(Vcpu, size), FIELD(Vcpu, flags), FIELD(Vcpu, syscall_ip), FIE
 using Slot = dune_slot;
 IS_ABI(Slot, FIELD(Slot, size), FIELD(Slot, reserved), FIELD(Slot, va), FIELD(Slot, gpa));
 
+using Move = dune_move;
+IS_ABI(Move, FIELD(Move, size), FIELD(Move, reserved), FIELD(Move, from), FIELD(Move, to),
+       FIELD(Move, gpa));
+
 using Stats = dune_stats;
 IS_ABI(Stats, FIELD(Stats, size), FIELD(Stats, nr_vcpus), FIELD(Stats, exits),
        FIELD(Stats, entries), FIELD(Stats, run_calls), FIELD(Stats, fast_forwards),
        FIELD(Stats, ept_maps), FIELD(Stats, ept_zaps), FIELD(Stats, ept_refused),
        FIELD(Stats, invalidations), FIELD(Stats, kicks), FIELD(Stats, invepts), FIELD(Stats, slots),
-       FIELD(Stats, ept_tables), FIELD(Stats, reserved));
+       FIELD(Stats, ept_tables), FIELD(Stats, slot_moves), FIELD(Stats, reserved));
 
 using State = dune_vcpu_state;
 IS_ABI(State, FIELD(State, size), FIELD(State, reserved0), FIELD(State, cr3),
@@ -126,6 +130,7 @@ const std::map<std::string, unsigned long> ioctls{
     {"DUNE_SEND", DUNE_SEND},
     {"DUNE_SYNC", DUNE_SYNC},
     {"DUNE_DISTRUST", DUNE_DISTRUST},
+    {"DUNE_MOVE_SLOT", DUNE_MOVE_SLOT},
 };
 
 template <std::size_t N>
