@@ -12,6 +12,7 @@
 #include <cerrno>
 
 #include "libdune/host.h"
+#include "libdune/kernel_writes.h"
 #include "libdune/own_fds.h"
 #include "libdune/print.h"
 #include "libdune/process.h"
@@ -98,10 +99,12 @@ dune_tf* host_clone(Thread& thread) {
     }
     if (flags & CLONE_VFORK) child->alternate = thread.alternate;
     copy_words(child->native_frame(), frame, sizeof(*frame));
+    if (tracks_kernel_writes()) late_writes.expect(thread, flags, child);
   }
 
   long ret = dune_host_clone(&thread, child);
   if (ret == 0) start_fork_child(thread, flags & CLONE_FILES);
+  if (child && (ret < 0 || ret == kSignalFirst)) late_writes.over(child);
   if (ret == kSignalFirst) {
     thread.spare_child = child;
     run.rip -= kSyscallInsnBytes;
@@ -135,6 +138,7 @@ void host_exit_thread(Thread& thread) {
     return;
   }
   if (thread.spare_child) thread.spare_child->free();
+  if (tracks_kernel_writes()) late_writes.expect_exit();
   thread.close_vcpu();
   if (thread.parent_frees)
     for (;;) sys::call(__NR_exit, status);
@@ -147,6 +151,7 @@ void host_exit_thread(Thread& thread) {
 // that the program gave it, or null: it goes on with the parent's (vfork).
 extern "C" [[gnu::visibility("hidden"), noreturn]] void dune_host_thread_main(dune::Thread* thread,
                                                                               uint64_t rsp) {
+  dune::late_writes.over(thread);
   if (rsp) thread->native_frame()->rsp = rsp;
   dune::start(*thread, thread->create_vcpu());
 }

@@ -5,8 +5,11 @@
 
 #include <sys/mman.h>
 
+#include <iterator>
+
 #include "libdune/host.h"
 #include "libdune/page_map.h"
+#include "libdune/pointed_writes.h"
 #include "libdune/space.h"
 #include "libdune/sys.h"
 
@@ -31,7 +34,6 @@ enum How : uint8_t {
   kMessage,    // a msghdr
   kMessages,   // an array of `by` mmsghdrs
   kLength,     // as many bytes as the 32-bit word at argument `by` says; the word too
-  kControl,    // an ioctl: what the command in argument `by` says
   kAdvice,     // argument 1's bytes, when the advice in argument `by` drops what is there
   kSelect,     // an fd_set of as many bits as argument `by` says
 };
@@ -50,7 +52,7 @@ struct Call {
 
 constexpr uint16_t kSockaddr = 128, kTimespec = 16, kStat = 144, kSiginfo = 128, kRusage = 144;
 
-// x86-64, up to Linux 6.12: every call with an output buffer.
+// x86-64, up to Linux 6.12: every call with an output buffer, but for pointed_writes.h.
 constexpr Call kCalls[] = {
     // data
     {__NR_read, {{1, kReadBytes, 2}}},
@@ -69,7 +71,6 @@ constexpr Call kCalls[] = {
     {__NR_splice, {{1, kFixed, 0, 8}, {3, kFixed, 0, 8}}},
     {__NR_copy_file_range, {{1, kFixed, 0, 8}, {3, kFixed, 0, 8}}},
     {__NR_getrandom, {{0, kReadBytes, 1}}},
-    {__NR_ioctl, {{2, kControl, 1}}},
     {__NR_fcntl, {{2, kFixed, 0, 32}}},
     {__NR_mq_timedreceive, {{1, kReadBytes, 2}, {3, kFixed, 0, 4}}},
     {__NR_msgrcv, {{1, kBytes, 2, 8}}},  // behind the type
@@ -146,7 +147,6 @@ constexpr Call kCalls[] = {
     {__NR_timerfd_settime, {{3, kFixed, 0, 32}}},
     // the process and the system
     {__NR_clone, {{2, kFixed, 0, 4}, {3, kFixed, 0, 4}}},
-    {__NR_clone3, {{0, kNothing}}},  // below: pointers in a struct
     {__NR_uname, {{0, kFixed, 0, 390}}},
     {__NR_sysinfo, {{0, kFixed, 0, 112}}},
     {__NR_getrlimit, {{1, kFixed, 0, 16}}},
@@ -157,9 +157,7 @@ constexpr Call kCalls[] = {
     {__NR_getresgid, {{0, kFixed, 0, 4}, {1, kFixed, 0, 4}, {2, kFixed, 0, 4}}},
     {__NR_capget, {{0, kFixed, 0, 8}, {1, kFixed, 0, 24}}},
     {__NR_getcpu, {{0, kFixed, 0, 4}, {1, kFixed, 0, 4}}},
-    {__NR_prctl, {{1, kFixed, 0, 64}, {4, kFixed, 0, 8}}},
     {__NR_arch_prctl, {{1, kFixed, 0, 8}}},
-    {__NR_ptrace, {{3, kFixed, 0, 4096}, {2, kFixed, 0, 8}}},
     {__NR_sched_getparam, {{1, kFixed, 0, 4}}},
     {__NR_sched_getattr, {{1, kBytes, 2}}},
     {__NR_sched_setattr, {{1, kFixed, 0, 64}}},
@@ -170,7 +168,6 @@ constexpr Call kCalls[] = {
     {__NR_bpf, {{1, kBytes, 2}}},
     {__NR_perf_event_open, {{0, kFixed, 0, 128}}},
     {__NR_modify_ldt, {{1, kReadBytes, 2}}},
-    {__NR_keyctl, {{2, kFixed, 0, 4096}, {2, kBytes, 3}, {3, kFixed, 0, 4096}}},
     {__NR_seccomp, {{2, kFixed, 0, 64}}},
     // memory
     {__NR_mincore, {{2, kRest, 1}}},
@@ -205,9 +202,6 @@ SpinLock users_lock;
 uint64_t program_break;
 uint32_t special_before[16];
 
-struct IoVector {
-  uint64_t base, length;
-};
 struct Message {
   uint64_t name;
   uint32_t name_length, pad;
@@ -223,12 +217,6 @@ const Call* find(uint64_t nr) {
   return nullptr;
 }
 
-void add_vector(KernelWrites& to, uint64_t at, uint64_t count) {
-  if (!count || count > kMaxVector || !readable(at, count * sizeof(IoVector))) return;
-  const auto* v = reinterpret_cast<const IoVector*>(at);
-  for (uint64_t i = 0; i < count; i++) to.add(v[i].base, v[i].length);
-}
-
 void add_message(KernelWrites& to, uint64_t at) {
   if (!at || !readable(at, sizeof(Message))) return;
   const auto& m = *reinterpret_cast<const Message*>(at);
@@ -236,19 +224,6 @@ void add_message(KernelWrites& to, uint64_t at) {
   to.add(m.name, m.name_length);
   to.add(m.control, m.control_length);
   add_vector(to, m.vector, m.count);
-}
-
-// Linux's own encoding; old commands (TCGETS and the like) have none.
-uint64_t control_bytes(uint64_t command) {
-  constexpr uint64_t kSizeShift = 16, kSizeMask = 0x3fff;
-  const uint64_t size = command >> kSizeShift & kSizeMask;
-  return size > kPage ? size : kPage;
-}
-
-void add_clone3(KernelWrites& to, uint64_t at) {
-  if (!readable(at, 64)) return;
-  const auto* words = reinterpret_cast<const uint64_t*>(at);
-  for (int i : {1, 2, 3}) to.add(words[i], 4);  // pidfd, child_tid, parent_tid
 }
 
 bool drops_pages(uint64_t advice) {
@@ -277,7 +252,6 @@ void add(KernelWrites& to, const Write& w, const uint64_t* arguments) {
       if (!by || !readable(by, 4)) return;
       to.add(by, 4);
       return to.add(at, *reinterpret_cast<const uint32_t*>(by));
-    case kControl: return to.add(at, control_bytes(by));
     case kAdvice:
       if (drops_pages(by)) to.add(at, arguments[1]);
       return;
@@ -318,6 +292,7 @@ void track_kernel_writes(bool on) {
   if (!on) return;
   program_break = static_cast<uint64_t>(sys::call(__NR_brk, 0));
   for (const Call& call : kCalls) make_special(call.nr);
+  for (uint16_t nr : kPointingCalls) make_special(nr);
   for (uint16_t nr : kRefused) make_special(nr);
   for (uint32_t nr = kFirstUnknown; nr < 512; nr++) make_special(nr);
 }
@@ -345,12 +320,14 @@ void begin_writes(Thread& thread) {
   now.count = 0;
   writes.result_bytes = 0;
   if (const Call* call = find(nr)) {
-    for (const Write& w : call->writes) add(now, w, arguments);
+    add(now, call->writes[0], arguments);
+    // It may have no first buffer, but others.
     writes.result_bytes = call->writes[0].how == kReadBytes && now.count;
-    if (nr == __NR_clone3) add_clone3(now, arguments[0]);
+    for (size_t i = 1; i < std::size(call->writes); i++) add(now, call->writes[i], arguments);
   } else if (nr >= kFirstUnknown) {
     for (uint64_t at : arguments) now.add(at & ~(kPage - 1), 2 * kPage);
   }
+  add_pointed_writes(now, nr, arguments);
   for (uint32_t i = 0; i < now.count; i++) {
     writes.ranges[i].at = now.ranges[i].at;
     writes.ranges[i].bytes = now.ranges[i].bytes;

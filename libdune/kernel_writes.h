@@ -18,13 +18,15 @@
 // Memory that a call writes later, behind the program's back, cannot be followed: io_uring
 // and Linux AIO answer ENOSYS meanwhile, as on a kernel without them.  Not seen: writes of
 // other processes to shared memory, and the process's own by another address of it or to the
-// file; the words of rseq and set_tid_address, and of robust futexes whose owner has died; and
-// buffers to which the argument of an ioctl, of bpf, ptrace or keyctl points indirectly.
+// file; rseq's words; of a thread outside Dune mode and a whole process, what its end writes; buffers
+// that only a driver knows: to which the argument of an ioctl or of bpf points (pointed_writes.h
+// knows some), and the memory of a virtual machine.
 #ifndef LIBDUNE_KERNEL_WRITES_H
 #define LIBDUNE_KERNEL_WRITES_H
 
 #include <cstdint>
 
+#include "libdune/late_writes.h"
 #include "libdune/process.h"
 #include "libdune/thread.h"
 
@@ -50,12 +52,13 @@ bool untrackable_call(uint32_t nr);
 // lock; on the host side and in Dune mode.
 void mark_written(uint64_t at, uint64_t bytes);
 
-// visit(const WriteRange&) for all calls in flight in the process.
+// visit(const WriteRange&) for all calls in flight in the process, and for late writes.
 template <class Visit>
 void for_writes_in_flight(Visit&& visit);
 
 template <class Visit>
 void for_writes_in_flight(Visit&& visit) {
+  late_writes.for_each(visit);
   Locked locked(process.threads_lock);
   for (const Thread* t = process.threads; t; t = t->next) {
     const uint32_t count = __atomic_load_n(&t->writes.count, __ATOMIC_ACQUIRE);

@@ -8,6 +8,7 @@
 
 #include <cerrno>
 
+#include "libdune/late_writes.h"
 #include "libdune/offsets.h"
 #include "libdune/own_fds.h"
 #include "libdune/own_memory.h"
@@ -259,6 +260,7 @@ Result<void> Process::fill(bool fresh) {
     slots.forget();
     reclaim_lock = SpinLock();
     soft_dirty_after_fork();
+    late_writes.forget();
     threads = nullptr;
     threads_lock = SpinLock();
     spare_threads.lock = SpinLock();

@@ -113,6 +113,13 @@ std::vector<Case> cases() {
          return call(SYS_recvfrom, sockets[1], at<>(1), 100, 0, at<>(2), at<>(3));
        },
        send},
+      {"recvfrom, a name and no data",
+       {2, 3},
+       [] {
+         *at<socklen_t>(3) = 16;
+         return call(SYS_recvfrom, sockets[1], nullptr, 0, 0, at<>(2), at<>(3));
+       },
+       send},
       {"recvmsg",
        {1, 2, 9},
        [] {
