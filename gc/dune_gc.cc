@@ -21,6 +21,12 @@ using dune::gc::Span;
 static_assert(sizeof(dune_gc_span) == sizeof(Span) &&
               offsetof(dune_gc_span, bytes) == offsetof(Span, bytes));
 
+dune::gc::Tracker none;  // answers EBADF
+
+dune::gc::Tracker& tracker_of(dune_gc_tracker* tracker) {
+  return tracker ? tracker->tracker : none;
+}
+
 int (*fault_handler)(uint64_t, uint64_t, void*);
 
 int code(const Result<void>& result) { return result ? 0 : -result.error().code; }
@@ -49,32 +55,33 @@ void dune_gc_destroy(dune_gc_tracker* tracker) { delete tracker; }
 
 int dune_gc_watch(dune_gc_tracker* tracker, const void* start, uint64_t bytes, int large) {
   using dune::gc::Grain;
-  return code(tracker->tracker.watch(Gva(start), bytes, large ? Grain::k2M : Grain::k4K));
+  return code(tracker_of(tracker).watch(Gva(start), bytes, large ? Grain::k2M : Grain::k4K));
 }
 
 int dune_gc_unwatch(dune_gc_tracker* tracker, const void* start, uint64_t bytes) {
-  return code(tracker->tracker.unwatch(Gva(start), bytes));
+  return code(tracker_of(tracker).unwatch(Gva(start), bytes));
 }
 
 int64_t dune_gc_harvest(dune_gc_tracker* tracker, dune_gc_span* spans, size_t size, dune_gc_bit bit,
                         int* more) {
-  auto got = tracker->tracker.harvest({reinterpret_cast<Span*>(spans), size}, pte_bit(bit));
+  auto got = tracker_of(tracker).harvest({reinterpret_cast<Span*>(spans), size}, pte_bit(bit));
   *more = got && got->more;
   return got ? static_cast<int64_t>(got->count) : -got.error().code;
 }
 
 int64_t dune_gc_pages(dune_gc_tracker* tracker, const void* start, uint64_t bytes, uint64_t* bitmap,
                       dune_gc_bit bit) {
-  return count(tracker->tracker.pages(Gva(start), bytes, bitmap, pte_bit(bit)));
+  return count(tracker_of(tracker).pages(Gva(start), bytes, bitmap, pte_bit(bit)));
 }
 
 int64_t dune_gc_snapshot(const dune_gc_tracker* tracker, const void* start, uint64_t bytes,
                          uint64_t* bitmap, dune_gc_bit bit) {
-  return count(tracker->tracker.snapshot(Gva(start), bytes, bitmap, pte_bit(bit)));
+  return count(
+      (tracker ? tracker->tracker : none).snapshot(Gva(start), bytes, bitmap, pte_bit(bit)));
 }
 
 int dune_gc_mark(dune_gc_tracker* tracker, const void* start, uint64_t bytes) {
-  return code(tracker->tracker.mark(Gva(start), bytes));
+  return code(tracker_of(tracker).mark(Gva(start), bytes));
 }
 
 int dune_gc_protect(const void* start, uint64_t bytes, dune_gc_rights rights) {

@@ -115,9 +115,11 @@ $(B)/test/guest.needs := $(B)/libdune-gc.a $(B)/libdune-sandbox.a
 $(if $(GUEST),$(eval $(call program,tests,$(B)/test/guest,$(GUEST))))
 $(B)/test/guest.libs += $(sandbox.libs) $(gc.libs) -lCatch2WithMain
 PROGRAMS := $(wildcard test/guest/programs/*.cc)
+$(B)/test/gc_errors.needs := $(B)/libdune-gc.a
 $(foreach source,$(PROGRAMS),\
 	$(eval $(call program,tests,$(B)/test/$(basename $(notdir $(source))),$(call objects,$(source)))))
 $(B)/test/asan.libs += -fsanitize=address
+$(B)/test/gc_errors.libs += $(gc.libs) -lgc
 test/guest/programs/asan.cc.flags := -fsanitize=address
 $(eval $(call program,tests,$(B)/test/attacks,$(call objects,$(call sources,test/attacks))))
 $(B)/test/bench.needs := $(B)/libdune-gc.a $(B)/libdune-sandbox.a
