@@ -69,7 +69,7 @@ def draw_pauses(svg, y, runs, modes, unit):
             if low <= math.log10(value) <= high:
                 svg.line(place(value), y, place(value), bottom)
                 svg.text(place(value), bottom + 18, short(value), 11, FAINT, "middle")
-    svg.text((LEFT + right) / 2, bottom + 36, f"length of a pause, {unit}; height: how many", 12, FAINT, "middle")
+    svg.text((LEFT + right) / 2, bottom + 36, f"length of a pause, {unit} (logarithmic); height: how many", 12, FAINT, "middle")
     for mode, run in runs.items():
         base = y + row + space - 4
         svg.line(LEFT, base, right, base, "#c9ced4")
@@ -111,7 +111,7 @@ def draw_totals(svg, y, all_runs, modes, unit):
         svg.bar(x, y + 20, 12, 12, COLOURS[mode])
         svg.text(x + 17, y + 30, name, 11.5, FAINT)
         x += 34 + 6.6 * len(name)
-    svg.text(MARGIN, y + 52, f"{unit} of the whole program; dark: with the world stopped; dotted: stopping the world = 1", 11.5, FAINT)
+    svg.text(MARGIN, y + 52, f"{unit} of the whole program; dark: with the world stopped; dotted line: as much as stopping the world", 11.5, FAINT)
     return y + 60
 
 
@@ -122,8 +122,11 @@ def draw(saved, modes):
     svg = Svg()
     svg.text(MARGIN, 42, "Garbage collection by hardware dirty bits", 21, INK, weight="bold")
     svg.text(MARGIN, 63, f"Debian's libgc, unmodified, in one boot of one machine; {saved['where']}", 12.5, FAINT)
-    svg.text(MARGIN, 98, f"How long the program stands still: pauses of {first.replace('_', ' ')}", 15, INK, weight="bold")
-    y = draw_pauses(svg, 104, runs[first], modes, unit)
+    if "limit" in saved:
+        svg.text(MARGIN, 80, f"All but the first are incremental: at most {short(saved['limit'])} {unit} per pause, where libgc can "
+                 "end it. Short pauses cost work in all.", 12.5, FAINT)
+    svg.text(MARGIN, 112, f"How long the program stands still: pauses of {first.replace('_', ' ')}", 15, INK, weight="bold")
+    y = draw_pauses(svg, 118, runs[first], modes, unit)
     svg.text(MARGIN, y + 30, "What it all costs", 15, INK, weight="bold")
     y = draw_totals(svg, y + 48, runs, modes, unit)
     return svg.document(y + 16)
