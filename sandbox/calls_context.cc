@@ -133,15 +133,9 @@ bool Context::scatter(const Ranges& ranges, uint64_t from, const char* data, uin
 uint64_t Context::reachable(const Ranges& ranges, uint64_t from, uint64_t bytes, bool write) {
   uint64_t found = 0;
   for_ranges(ranges, from, bytes, [&](uint64_t at, uint64_t here, uint64_t) {
-    while (here) {
-      size_t there = 0;
-      if (!memory().page(at, write, &there)) return false;
-      there = std::min<size_t>(there, here);
-      found += there;
-      at += there;
-      here -= there;
-    }
-    return true;
+    const size_t there = memory().reachable(at, here, write);
+    found += there;
+    return there == here;
   });
   return found;
 }

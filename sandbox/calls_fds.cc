@@ -18,8 +18,9 @@ namespace {
 long duplicate(Context& call, const File& file, File& copy) {
   const long fd = call.host(__NR_fcntl, file->fd.get(), F_DUPFD_CLOEXEC, 0);
   if (fd < 0) return fd;
+  HostFd own(fd);
   copy = std::make_shared<OpenFile>();
-  copy->fd = HostFd(fd);
+  copy->fd = std::move(own);
   copy->place = file->place;
   copy->type = file->type;
   copy->path_only = file->path_only;

@@ -84,7 +84,49 @@ long send_message(Context& call, const File& file, const Ranges& ranges, const A
 struct Received {
   Address from;
   std::vector<char> control;
+  std::vector<HostFd> fds;  // that came in `control`, in order; room was made before
   int flags = 0;
+};
+
+// visit(header, body, bytes) for the control messages of Linux's in `bytes`.
+template <class Visit>
+void each_message(const std::vector<char>& all, size_t bytes, Visit visit) {
+  for (size_t offset = 0; offset + sizeof(struct cmsghdr) <= bytes;) {
+    struct cmsghdr header;
+    memcpy(&header, all.data() + offset, sizeof(header));
+    if (header.cmsg_len < sizeof(header) || header.cmsg_len > bytes - offset) break;
+    visit(header, all.data() + offset + sizeof(header), header.cmsg_len - sizeof(header));
+    offset += CMSG_ALIGN(header.cmsg_len);
+  }
+}
+
+bool carries_descriptors(const struct cmsghdr& header) {
+  return header.cmsg_level == SOL_SOCKET && header.cmsg_type == SCM_RIGHTS;
+}
+
+// First of all they have an owner: what follows may throw.
+void own_descriptors(Received& received, size_t bytes) {
+  each_message(received.control, bytes,
+               [&](const struct cmsghdr& header, const char* body, size_t length) {
+                 for (size_t i = 0; carries_descriptors(header) && i + sizeof(int) <= length;
+                      i += sizeof(int)) {
+                   int fd;
+                   memcpy(&fd, body + i, sizeof(fd));
+                   received.fds.emplace_back(fd);
+                 }
+               });
+}
+
+// Numbers inside of descriptors that came; closed unless ring 3 was told of them.
+struct Installed {
+  explicit Installed(Descriptors& f) : fds(f) {}
+  ~Installed() {
+    for (const int number : numbers) fds.close(number);
+  }
+  Installed(const Installed&) = delete;
+  Installed& operator=(const Installed&) = delete;
+  Descriptors& fds;
+  std::vector<int> numbers;
 };
 
 // `control` of `received` says how much room there is, then what came.
@@ -93,6 +135,7 @@ long receive_message(Context& call, const File& file, const Ranges& ranges, Rece
   if (flags & ~kReceiveFlags) return -EINVAL;
   const bool all = stream(*file) && (flags & MSG_WAITALL) && !(flags & MSG_PEEK);
   const size_t room = received.control.size();
+  received.fds.reserve(room / sizeof(int));
   size_t came = 0;
   long full = 0;
   const long result = call.transfer_in(
@@ -108,7 +151,10 @@ long receive_message(Context& call, const File& file, const Ranges& ranges, Rece
         const long moved =
             call.host(__NR_recvmsg, file->fd.get(), ptr(&message), flags | MSG_CMSG_CLOEXEC);
         if (moved < 0) return moved;
-        if (!done) came = message.msg_controllen;
+        if (!done) {
+          came = message.msg_controllen;
+          own_descriptors(received, came);
+        }
         received.from.bytes = message.msg_namelen;
         received.flags = message.msg_flags & ~MSG_CMSG_CLOEXEC;
         full = static_cast<uint64_t>(moved) > bytes ? moved : 0;
@@ -120,45 +166,43 @@ long receive_message(Context& call, const File& file, const Ranges& ranges, Rece
 
 // Descriptors of the host that came become the sandbox's.  Directories and O_PATH ones are
 // closed: they would be ways into the host's tree.
-void take_descriptors(Context& call, Received& received, bool close_on_exec,
-                      std::vector<int>& installed) {
+void take_descriptors(Context& call, Received& received, bool close_on_exec, Installed& installed) {
   std::vector<char> kept;
-  std::vector<char>& bytes = received.control;
-  for (size_t offset = 0; offset + sizeof(struct cmsghdr) <= bytes.size();) {
-    struct cmsghdr header;
-    memcpy(&header, bytes.data() + offset, sizeof(header));
-    if (header.cmsg_len < sizeof(header) || header.cmsg_len > bytes.size() - offset) break;
-    const size_t whole = header.cmsg_len;
-    std::vector<char> body(bytes.begin() + static_cast<long>(offset + sizeof(header)),
-                           bytes.begin() + static_cast<long>(offset + header.cmsg_len));
-    if (header.cmsg_level == SOL_SOCKET && header.cmsg_type == SCM_RIGHTS) {
-      std::vector<char> numbers;
-      for (size_t i = 0; i + sizeof(int) <= body.size(); i += sizeof(int)) {
-        int fd;
-        memcpy(&fd, body.data() + i, sizeof(fd));
-        File file = given_file(HostFd(fd));
-        const long flags = call.host(__NR_fcntl, fd, F_GETFL);
-        const bool refused = file->type == S_IFDIR || flags < 0 || (flags & O_PATH);
-        const int number = refused ? -EACCES : call.fds().install(std::move(file), close_on_exec);
-        if (number < 0) {
-          received.flags |= MSG_CTRUNC;
-          continue;
-        }
-        installed.push_back(number);
-        const char* raw = reinterpret_cast<const char*>(&number);
-        numbers.insert(numbers.end(), raw, raw + sizeof(number));
-      }
-      body = std::move(numbers);
-    }
-    if (!body.empty()) {
-      header.cmsg_len = sizeof(header) + body.size();
-      const char* raw = reinterpret_cast<const char*>(&header);
-      kept.insert(kept.end(), raw, raw + sizeof(header));
-      kept.insert(kept.end(), body.begin(), body.end());
-      kept.resize(CMSG_ALIGN(kept.size()));
-    }
-    offset += CMSG_ALIGN(whole);
-  }
+  size_t next = 0;
+  installed.numbers.reserve(received.fds.size());
+  const auto append = [&kept](const void* from, size_t bytes) {
+    const char* raw = static_cast<const char*>(from);
+    kept.insert(kept.end(), raw, raw + bytes);
+  };
+  const auto take = [&](HostFd fd) {
+    const long flags = call.host(__NR_fcntl, fd.get(), F_GETFL);
+    File file = given_file(std::move(fd));
+    const bool refused = file->type == S_IFDIR || flags < 0 || (flags & O_PATH);
+    return refused ? -EACCES : call.fds().install(std::move(file), close_on_exec);
+  };
+  each_message(received.control, received.control.size(),
+               [&](struct cmsghdr header, const char* body, size_t bytes) {
+                 if (!carries_descriptors(header)) {
+                   append(&header, sizeof(header));
+                   append(body, bytes);
+                   kept.resize(CMSG_ALIGN(kept.size()));
+                   return;
+                 }
+                 const size_t before = installed.numbers.size();
+                 for (size_t i = 0; i + sizeof(int) <= bytes; i += sizeof(int)) {
+                   const int number = take(std::move(received.fds[next++]));
+                   if (number < 0)
+                     received.flags |= MSG_CTRUNC;
+                   else
+                     installed.numbers.push_back(number);
+                 }
+                 const size_t taken = (installed.numbers.size() - before) * sizeof(int);
+                 if (!taken) return;
+                 header.cmsg_len = sizeof(header) + taken;
+                 append(&header, sizeof(header));
+                 append(installed.numbers.data() + before, taken);
+                 kept.resize(CMSG_ALIGN(kept.size()));
+               });
   received.control = std::move(kept);
 }
 
@@ -206,24 +250,21 @@ long receive_at(Context& call, const File& file, uint64_t at, int flags) {
     return -EFAULT;
   received.control.resize(room);
   const long result = receive_message(call, file, ranges, received, flags);
-  std::vector<int> installed;
+  Installed installed(call.fds());
   take_descriptors(call, received, flags & MSG_CMSG_CLOEXEC, installed);
-  if (result < 0) {  // ring 3's memory went away after they had come
-    for (const int fd : installed) call.fds().close(fd);
-    return result;
-  }
+  if (result < 0) return result;  // ring 3's memory went away after they had come
   show_inside(received.from, "");
   const uint32_t name_bytes = message.name ? received.from.bytes : 0;
   UserMessage told = message;
   if (message.name) told.name_bytes = name_bytes;
   told.control_bytes = std::min(received.control.size(), room);
   told.flags = static_cast<uint32_t>(received.flags);
-  if (call.memory().write(message.name, &received.from.storage, std::min(name_bytes, name_room)) &&
-      call.memory().write(message.control, received.control.data(), told.control_bytes) &&
-      call.memory().put(at, told))
-    return result;
-  for (const int fd : installed) call.fds().close(fd);
-  return -EFAULT;
+  if (!call.memory().write(message.name, &received.from.storage, std::min(name_bytes, name_room)) ||
+      !call.memory().write(message.control, received.control.data(), told.control_bytes) ||
+      !call.memory().put(at, told))
+    return -EFAULT;
+  installed.numbers.clear();
+  return result;
 }
 
 }  // namespace

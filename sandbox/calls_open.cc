@@ -28,11 +28,11 @@ void proc_path(char (&path)[32], int fd) { snprintf(path, sizeof(path), "/proc/s
 
 bool writes(int flags) { return (flags & O_ACCMODE) != O_RDONLY || (flags & (O_TRUNC | kTmpfile)); }
 
-long add_opened(Context& call, long host_fd, const Found& found, int flags, bool read_only) {
-  if (host_fd < 0) return host_fd;
-  File file = make_file(HostFd(host_fd), found.place);
+long add_opened(Context& call, HostFd fd, const Found& found, int flags, bool read_only) {
+  File file = make_file(std::move(fd), found.place);
   file->read_only = read_only;
   file->path_only = flags & O_PATH;
+  file->given = found.descriptor && found.descriptor->given;
   return call.fds().install(std::move(file), flags & O_CLOEXEC);
 }
 
@@ -49,7 +49,7 @@ long open_text(Context& call, const Found& found, int flags) {
   char path[32];
   proc_path(path, memory.get());
   const long fd = call.host(__NR_openat, AT_FDCWD, ptr(path), O_RDONLY | O_CLOEXEC);
-  return add_opened(call, fd, found, flags, true);
+  return fd < 0 ? fd : add_opened(call, HostFd(fd), found, flags, true);
 }
 
 std::string numbers_listed(Context& call) {
@@ -86,9 +86,11 @@ long open_found(Context& call, Found& found, int flags, uint32_t mode) {
   if (flags & O_PATH) {
     if ((flags & O_DIRECTORY) && !S_ISDIR(found.st.st_mode)) return -ENOTDIR;
     const long fd = call.host(__NR_fcntl, found.fd->get(), F_DUPFD_CLOEXEC, 0);
+    if (fd < 0) return fd;
+    HostFd own(fd);
     bool read_only = true;
     Resolver(call.files(), call.fds(), call.env).check(found, &read_only);
-    return add_opened(call, fd, found, flags, read_only);
+    return add_opened(call, std::move(own), found, flags, read_only);
   }
   if (S_ISLNK(found.st.st_mode)) return -ELOOP;
   if (found.descriptor && found.descriptor->given)
@@ -112,10 +114,11 @@ long open_found(Context& call, Found& found, int flags, uint32_t mode) {
   const long fd =
       call.host(__NR_openat, AT_FDCWD, ptr(path), host_flags, mode & 07777 & ~call.files().umask());
   if (fd < 0) return fd;
+  HostFd own(fd);
   const Mount* mount = found.place.mount;
   if (!mount || !mount->proc || found.place.path != mount->node->path + "/self/fd")
-    return add_opened(call, fd, found, flags, read_only);
-  File file = make_file(HostFd(fd), found.place);
+    return add_opened(call, std::move(own), found, flags, read_only);
+  File file = make_file(std::move(own), found.place);
   file->read_only = true;
   file->listing = std::make_unique<OpenFile::Listing>();
   file->listing->records = numbers_listed(call);
@@ -138,9 +141,10 @@ long create(Context& call, Found& found, int flags, uint32_t mode) {
                             flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY,
                             mode & 07777 & ~call.files().umask());
   if (fd < 0) return fd;
+  HostFd own(fd);
   made.place.node = nullptr;
   made.place.path += made.place.path == "/" ? found.name : "/" + found.name;
-  return add_opened(call, fd, made, flags, false);
+  return add_opened(call, std::move(own), made, flags, false);
 }
 
 long open_path(Context& call, uint64_t dirfd, uint64_t at, int flags, uint32_t mode) {
@@ -420,8 +424,9 @@ long execute(Context& call, const Found& found, const Arguments& args) {
   if (found.descriptor && found.descriptor->given) return -EACCES;
   const long fd = call.host(__NR_fcntl, found.fd->get(), F_DUPFD_CLOEXEC, 0);
   if (fd < 0) return fd;
+  const HostFd own(fd);
   call.env.executing(found.place.path.c_str());
-  return call.env.process_call(call.number, args, static_cast<int>(fd));
+  return call.env.process_call(call.number, args, own.get());
 }
 
 }  // namespace

@@ -28,8 +28,7 @@ class Environment {
 
   // clone, fork, execve, exit, wait, futex, signals, set_tid_address, rseq, arch_prctl, ...:
   // call_table.h marks them.  `path` is what execve's path was resolved to (an O_PATH
-  // descriptor of the host that now belongs to the one who is called; see
-  // Calls::open_for_reading), else -1.
+  // descriptor of the host, borrowed; see Calls::open_for_reading), else -1.
   virtual long process_call(unsigned number, const Arguments& args, int path) = 0;
 
   // Where inside execve's file was found; comes right before that process_call.

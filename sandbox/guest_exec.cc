@@ -76,6 +76,7 @@ std::string joined(const std::vector<std::string>& words) {
 long Guest::open_executable(const std::string& path, HostFd& readable, Found& found) {
   if (const long failed = calls().resolve(path, found)) return failed;
   if (!found.fd || !S_ISREG(found.st.st_mode)) return -EACCES;
+  if (found.descriptor && found.descriptor->given) return -EACCES;  // perhaps for writing only
   bool read_only;
   Resolver resolver(files(), descriptors(), *this);
   if (const long refused = resolver.check(found, &read_only)) return refused;
@@ -153,7 +154,8 @@ long Guest::read_strings(uint64_t at, std::vector<std::string>& to, size_t& room
 long Guest::execve(GuestTask& task, unsigned number, const Arguments& a, int path_fd) {
   const int first = number == __NR_execve ? 0 : 1;
   auto image = std::make_unique<Image>();
-  image->executable = HostFd(path_fd);
+  image->executable = HostFd(sys::call(__NR_fcntl, path_fd, F_DUPFD_CLOEXEC, 0));
+  if (!image->executable.ok()) return -EMFILE;
   std::vector<char> text(4096);
   const long bytes = own_memory().read_string(a[first], text.data(), text.size());
   if (bytes < 0) return bytes;

@@ -59,6 +59,13 @@ long Guest::fork(GuestTask& task, uint64_t flags, uint64_t stack, uint64_t paren
     return -EAGAIN;
   }
   HostFd reader(ends[0]), writer(ends[1]);
+  const bool waits = flags & CLONE_VFORK;
+  const std::unique_ptr<Written> page(waits ? new (std::nothrow) Written : nullptr);
+  if (waits && !page) {
+    family_.drop_slot(slot);
+    family_.release();
+    return -ENOMEM;
+  }
 
   const uint64_t all = ~signal_bit(64);
   sys::call(__NR_rt_sigprocmask, SIG_SETMASK, sys::arg(&all), 0, 8);
@@ -100,7 +107,6 @@ long Guest::fork(GuestTask& task, uint64_t flags, uint64_t stack, uint64_t paren
   if (flags & CLONE_PARENT_SETTID) (void)own_memory().put(parent_tid, static_cast<int>(pid));
   if (flags & CLONE_VFORK) {
     writer.reset();
-    const auto page = std::make_unique<Written>();
     while (move_all(reader.get(), page.get(), sizeof(*page), false, task.attention))
       (void)own_memory().write(page->at, page->bytes, sizeof(page->bytes));
   }
@@ -108,7 +114,7 @@ long Guest::fork(GuestTask& task, uint64_t flags, uint64_t stack, uint64_t paren
 }
 
 // What is different here.  The memory is a copy of Linux's making; page tables are not.
-bool Guest::become_child(GuestTask& task, int slot) {
+bool Guest::become_child(GuestTask& task, int slot) try {
   if (!in_dune()) return false;
   pid_ = getpid();
   task.tid = pid_;
@@ -127,6 +133,8 @@ bool Guest::become_child(GuestTask& task, int slot) {
   own_memory().forget_written();
   set_host_mask(task);
   return true;
+} catch (const std::bad_alloc&) {
+  return false;
 }
 
 // The parent of a vfork child goes on.

@@ -59,6 +59,8 @@ long Guest::timer_call(unsigned number, const Arguments& a) {
     if (event.notify != SIGEV_NONE && (event.signal < 1 || event.signal >= kSignals))
       return -EINVAL;
     if (event.notify == SIGEV_THREAD_ID && !has_task(event.tid)) return -EINVAL;
+    // Beyond are clocks of processes, of those outside too.
+    if (static_cast<uint32_t>(a[0]) > CLOCK_TAI) return -EINVAL;
     const std::lock_guard locked(lock_);
     if (timers_.size() >= kMostTimers) return -EAGAIN;
     const long result =

@@ -28,7 +28,6 @@ uint64_t rights(int protection, bool writable) {
 
 }  // namespace
 
-FileSource::~FileSource() { close(fd_); }
 HostMapping::~HostMapping() {
   ::munmap(base_, bytes_);
   if (budget_) budget_->give(bytes_ / kPage);

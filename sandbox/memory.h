@@ -35,6 +35,7 @@
 #include "libdune/address_space.h"
 #include "libdune/page_spans.h"
 #include "libdune/result.h"
+#include "sandbox/host_fd.h"
 #include "sandbox/store.h"
 #include "sandbox/user_memory.h"
 
@@ -67,9 +68,9 @@ class PageBudget {
 // Memory of Linux that a shared mapping leads to; unmapped with the last area.
 class HostMapping {
  public:
-  // protection: the most that ring 3 may have.  budget: gets its pages back; may be null.
-  HostMapping(char* base, uint64_t bytes, int protection, bool file, PageBudget* budget)
-      : base_(base), bytes_(bytes), protection_(protection), file_(file), budget_(budget) {}
+  // protection: the most that ring 3 may have.
+  HostMapping(char* base, uint64_t bytes, int protection, bool file)
+      : base_(base), bytes_(bytes), protection_(protection), file_(file) {}
   ~HostMapping();
   HostMapping(const HostMapping&) = delete;
   HostMapping& operator=(const HostMapping&) = delete;
@@ -77,26 +78,25 @@ class HostMapping {
   uint64_t bytes() const { return bytes_; }
   int protection() const { return protection_; }
   bool of_file() const { return file_; }
+  // Gets its pages back; may be null.
+  void charged_to(PageBudget* budget) { budget_ = budget; }
 
  private:
   char* base_;
   uint64_t bytes_;
   int protection_;
   bool file_;
-  PageBudget* budget_;
+  PageBudget* budget_ = nullptr;
 };
 
 // A file whose pages are read when they are touched first; owns its descriptor.
 class FileSource {
  public:
-  explicit FileSource(int fd) : fd_(fd) {}
-  ~FileSource();
-  FileSource(const FileSource&) = delete;
-  FileSource& operator=(const FileSource&) = delete;
-  int fd() const { return fd_; }
+  explicit FileSource(HostFd fd) : fd_(std::move(fd)) {}
+  int fd() const { return fd_.get(); }
 
  private:
-  int fd_;
+  HostFd fd_;
 };
 
 struct Area {
@@ -257,7 +257,7 @@ class Memory final : public UserMemory {
   // Pages that the budget has given.  Precondition: the lock is held.
   uint64_t budgeted_pages() const { return own_pages_ + shared_bytes(false) / kPage; }
   // Bytes mapped, as ulimit -v counts.
-  uint64_t mapped_bytes() const;
+  uint64_t mapped_bytes();
   // Of the shared mapping at `at`, or null.
   std::shared_ptr<HostMapping> host_mapping(uint64_t at);
   // For /proc/self/maps.

@@ -157,12 +157,15 @@ long Memory::mmap(uint64_t at, uint64_t bytes, int protection, int flags, int ho
                host_fd, static_cast<off_t>(offset));
     if (p == MAP_FAILED) return -errno;
     PageBudget* const budget = flags & MAP_ANONYMOUS ? budget_ : nullptr;
-    if (budget && !budget->take(bytes / kPage)) {
+    try {
+      area.host = std::make_shared<HostMapping>(static_cast<char*>(p), bytes, host,
+                                                !(flags & MAP_ANONYMOUS));
+    } catch (const std::bad_alloc&) {
       ::munmap(p, bytes);
       return -ENOMEM;
     }
-    area.host = std::make_shared<HostMapping>(static_cast<char*>(p), bytes, host,
-                                              !(flags & MAP_ANONYMOUS), budget);
+    if (budget && !budget->take(bytes / kPage)) return -ENOMEM;
+    area.host->charged_to(budget);
     area.offset = 0;
   }
 
@@ -225,9 +228,9 @@ long Memory::source(int host_fd, std::shared_ptr<FileSource>* to) {
     ++it;
   }
   if (sources_.size() >= kMaxSources) return -ENFILE;
-  const int own = fcntl(host_fd, F_DUPFD_CLOEXEC, 0);
-  if (own < 0) return -errno;
-  *to = std::make_shared<FileSource>(own);
+  HostFd own(fcntl(host_fd, F_DUPFD_CLOEXEC, 0));
+  if (!own.ok()) return -errno;
+  *to = std::make_shared<FileSource>(std::move(own));
   sources_[key] = *to;
   return 0;
 }
@@ -442,7 +445,8 @@ long Memory::brk(uint64_t to) {
   return static_cast<long>(break_);
 }
 
-uint64_t Memory::mapped_bytes() const {
+uint64_t Memory::mapped_bytes() {
+  const std::lock_guard locked(mutex_);
   uint64_t sum = 0;
   for (const auto& [start, area] : areas_) sum += area.end - start;
   return sum;

@@ -225,8 +225,8 @@ long Resolver::special(const std::string& name, Found& found, bool follow, bool*
     const long fd = env_.host_call(
         __NR_openat, static_cast<uint64_t>(here_.place.mount->root->get()), ptr(".link"), kWalk);
     if (fd < 0) return fd;
-    found.link = descriptor ? link_text(*descriptor, st) : text;
     found.fd = share(HostFd(fd));
+    found.link = descriptor ? link_text(*descriptor, st) : text;
     found.place = {here_.place.mount, nullptr, joined(here_.place.path, name)};
     found.parent = here_;
     found.name = name;

@@ -48,9 +48,9 @@ Result<Store::Page> Store::take(bool* fresh) {
     free_.pop_back();
     *fresh = false;
   } else if (next_ < kMaxPages) {
+    if (free_.capacity() <= next_) free_.reserve(size_t{next_} * 2 + 2);  // put() must not fail
     page = next_++;
     *fresh = true;
-    if (free_.capacity() < next_) free_.reserve(size_t{next_} * 2);  // put() must not fail
   } else {
     return Error{ENOMEM, "the sandboxes' memory (64 GiB) is used up"};
   }

@@ -50,16 +50,15 @@ bool UserMemory::write(uint64_t at, const void* from, size_t bytes) {
   return true;
 }
 
-bool UserMemory::writable(uint64_t at, size_t bytes) {
+size_t UserMemory::reachable(uint64_t at, size_t bytes, bool write) {
   Held held(*this);
-  while (bytes) {
+  size_t found = 0;
+  while (found < bytes) {
     size_t here = 0;
-    if (!page(at, true, &here)) return false;
-    here = std::min(here, bytes);
-    at += here;
-    bytes -= here;
+    if (!page(at + found, write, &here)) break;
+    found += std::min(here, bytes - found);
   }
-  return true;
+  return found;
 }
 
 long UserMemory::read_string(uint64_t at, char* to, size_t room) {

@@ -32,7 +32,9 @@ class UserMemory {
   bool read(uint64_t at, void* to, size_t bytes);
   bool write(uint64_t at, const void* from, size_t bytes);
   // True when all of it could be written; what write() would do, without doing it.
-  bool writable(uint64_t at, size_t bytes);
+  bool writable(uint64_t at, size_t bytes) { return reachable(at, bytes, true) == bytes; }
+  // How many of the bytes from `at` on ring 3 may read, or write.
+  size_t reachable(uint64_t at, size_t bytes, bool write);
   // A NUL-terminated string, NUL included; returns its length without, -EFAULT, or
   // -ENAMETOOLONG when there is no NUL in the first `room` bytes.
   long read_string(uint64_t at, char* to, size_t room);

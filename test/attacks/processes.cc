@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Threads and processes of unusual kinds, and signals to those that are none of the program's.
+#include <fcntl.h>
 #include <linux/sched.h>
 #include <pthread.h>
 #include <sched.h>
@@ -8,6 +9,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -186,6 +188,68 @@ bool executes_at_once() {
   return true;
 }
 
+// A timer on a clock of another process would tell of it.
+bool clocks_of_others() {
+  for (const int pid : {1, 2, getppid()}) {
+    int id = 0;
+    const int clock = static_cast<int>(~static_cast<unsigned>(pid) << 3 | 2);
+    sigevent none = {};
+    none.sigev_notify = SIGEV_NONE;
+    if (call(SYS_timer_create, clock, arg(&none), arg(&id)) >= 0) return failed();
+    if (call(SYS_timer_create, clock | 4, arg(&none), arg(&id)) >= 0) return failed();
+    timespec time;
+    if (call(SYS_clock_gettime, clock, arg(&time)) >= 0) return failed();
+  }
+  return true;
+}
+
+volatile bool over;
+
+// What the program's memory is is told, used and changed at the same time.
+bool memory_that_changes() {
+  constexpr size_t kBytes = 64 << 10;
+  static char* place;
+  place = static_cast<char*>(
+      mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  pthread_t changes, asks;
+  pthread_create(
+      &changes, nullptr,
+      [](void*) -> void* {
+        while (!over) {
+          for (size_t i = 0; i < kBytes; i += 8192) mprotect(place + i, 4096, PROT_READ);
+          munmap(place, kBytes);
+          mmap(place, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
+               0);
+        }
+        return nullptr;
+      },
+      nullptr);
+  pthread_create(
+      &asks, nullptr,
+      [](void*) -> void* {
+        char text[4096];
+        while (!over)
+          for (const char* name : {"/proc/self/stat", "/proc/self/maps", "/proc/self/status"}) {
+            const int fd = open(name, O_RDONLY);
+            while (read(fd, text, sizeof(text)) > 0) continue;
+            close(fd);
+          }
+        return nullptr;
+      },
+      nullptr);
+  const int zero = open("/dev/zero", O_RDWR);
+  for (int i = 0; i < 1500; i++) {
+    const long r = call(SYS_read, zero, arg(place), kBytes);
+    const long w = call(SYS_write, zero, arg(place), kBytes);
+    for (const long n : {r, w})
+      if (n != -EFAULT && (n <= 0 || n > static_cast<long>(kBytes))) return failed();
+  }
+  over = true;
+  pthread_join(changes, nullptr);
+  pthread_join(asks, nullptr);
+  return still_confined();
+}
+
 }  // namespace
 
 const std::vector<Attack>& processes() {
@@ -196,6 +260,8 @@ const std::vector<Attack>& processes() {
       {"processes: threads elsewhere", threads_elsewhere},
       {"processes: vfork", vfork_that_writes},
       {"processes: executing at once", executes_at_once},
+      {"processes: clocks of others", clocks_of_others},
+      {"processes: memory that changes", memory_that_changes},
       {"signals: to others", signals_to_others},
       {"signals: the runtime's own", signal_of_the_runtime},
   };

@@ -11,6 +11,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
@@ -41,7 +42,9 @@ class FakeMemory : public UserMemory {
   }
   ~FakeMemory() override { munmap(base_ - kPage, kUserBytes + 2 * kPage); }
 
+  // Another thread of ring 3 could take the page away.
   char* page(uint64_t at, bool write, size_t* bytes) override {
+    if (!held_) unheld++;
     if (at < kUserBase || at >= kUserBase + kUserBytes) return nullptr;
     const uint64_t offset = at - kUserBase;
     if (!(rights_[offset / kPage] & (write ? 2 : 1))) return nullptr;
@@ -49,14 +52,18 @@ class FakeMemory : public UserMemory {
     *bytes = kPage - offset % kPage;
     return base_ + offset;
   }
+  void hold() override { held_ = true; }
+  void release() override { held_ = false; }
   void protect(uint64_t at, size_t bytes, uint8_t rights) {
     for (size_t i = 0; i < bytes; i += kPage) rights_[(at + i - kUserBase) / kPage] = rights;
   }
   char* host(uint64_t at) { return base_ + (at - kUserBase); }
 
   std::function<void(uint64_t at)> looked;  // before each copy
+  std::atomic<unsigned> unheld{0};          // looked up without the lock
 
  private:
+  static thread_local inline bool held_ = false;
   char* base_;
   std::vector<uint8_t> rights_;
 };
@@ -75,7 +82,6 @@ class FakeEnvironment : public Environment {
       struct stat st = {};
       fstat(path, &st);
       last_inode = st.st_ino;
-      ::close(path);
     }
     return number == __NR_getpid ? getpid() : 4712;
   }

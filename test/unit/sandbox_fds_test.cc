@@ -170,6 +170,15 @@ TEST_CASE("what the host hands in is used, and not opened for more") {
   CHECK(box(__NR_fchdir, 5) == -EACCES);
   CHECK(box.open("/dev/fd/5") == -EACCES);
   CHECK(box.open("/proc/self/fd/5/secret") == -EACCES);
+  // A name for it is no way round: this one could be opened anew, for writing and executing.
+  const long path = box.open("/dev/stdin", O_PATH);
+  CHECK(path >= 0);
+  const std::string again = "/proc/self/fd/" + std::to_string(path);
+  CHECK(box.open(again, O_RDWR) == -EACCES);
+  CHECK(box(__NR_truncate, box.s(again), 0) == -EROFS);
+  CHECK(box(__NR_utimensat, AT_FDCWD, box.s(again), 0, 0) == -EROFS);
+  CHECK(box(__NR_execveat, path, box.s(""), 0, 0, AT_EMPTY_PATH) == -EACCES);
+  CHECK(box.host.read("outside/secret") == "secret");
   CHECK(box(__NR_linkat, 0, box.s(""), AT_FDCWD, box.s("x"), AT_EMPTY_PATH) < 0);
 }
 
