@@ -114,7 +114,7 @@ long Context::transfer_in(const Ranges& ranges, bool loops, bool atomic, Op op) 
     if (!scatter(ranges, done, buffer, bytes)) return done ? static_cast<long>(done) : -EFAULT;
     done += bytes;
     if (bytes < want) break;
-  } while (loops && done < total);
+  } while (loops && done < total && !env.time_is_up());
   return static_cast<long>(done);
 }
 
@@ -136,7 +136,7 @@ long Context::transfer_out(const Ranges& ranges, bool loops, bool atomic, Op op)
     const uint64_t bytes = std::min<uint64_t>(static_cast<uint64_t>(moved), want);
     done += bytes;
     if (bytes < want) break;
-  } while (loops && done < total);
+  } while (loops && done < total && !env.time_is_up());
   return static_cast<long>(done);
 }
 

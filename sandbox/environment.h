@@ -52,6 +52,9 @@ class Environment {
   // one to the host process too, which has to ignore it.
   virtual void broken_pipe() {}
 
+  // The caller's time is up: a long transfer ends where it is.
+  virtual bool time_is_up() { return false; }
+
   // Bytes of ring-0 memory for one call's copies, per thread; freed when the call is over.
   // A second one in the same call does not overlap the first.
   // Null: more than the sandbox may have (ENOMEM).

@@ -153,6 +153,7 @@ class Plugin::State::Clocks {
  public:
   explicit Clocks(State& state)
       : task_(state.task), starts_(state.timed && !task_.runs() && !task_.expires) {
+    if (task_.expires) Ticker::mine().start();  // between load()'s calls nobody was watched
     if (!starts_) return;
     const PluginOptions& o = state.common->options;
     if (o.deadline) task_.expires = Ticker::mine().after(o.deadline);
@@ -328,6 +329,7 @@ Result<Plugin> Plugin::load(const std::string& library, const PluginOptions& opt
   }
   const uint64_t expires = options.load_deadline ? Ticker::mine().after(options.load_deadline) : 0;
   state->task.expires = expires;
+  state->unusual = true;  // so each of its calls looks at the clock
   const Ended ended = process.enter(state->task, *start);
   CallError error;
   if (!process.ready) {
@@ -372,6 +374,7 @@ Result<Plugin> Plugin::load(const std::string& library, const PluginOptions& opt
   }
   common->thunks = static_cast<uint64_t>(thunks);
   plugin.state_->task.expires = 0;
+  plugin.state_->unusual = plugin.state_->usually();
   process.loading = false;
   process.set_policy(std::shared_ptr<const Policy>(common, &common->policy));
   return plugin;

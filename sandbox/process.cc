@@ -244,6 +244,8 @@ void Process::refused(unsigned number, const Arguments&, Action action) {
   Task::current()->end(how);
 }
 
+bool Process::time_is_up() { return Task::current()->expired(); }
+
 void* Process::scratch(size_t bytes) {
   Task& task = *Task::current();
   if (bytes > kMaxScratch - task.scratch_bytes) return nullptr;

@@ -121,6 +121,7 @@ class Process : public Environment {
   long host_call(long number, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4,
                  uint64_t a5) override;
   void refused(unsigned number, const Arguments& args, Action action) override;
+  bool time_is_up() override;
   void* scratch(size_t bytes) override;
 
  protected:

@@ -31,6 +31,7 @@ class Ticker {
 
  private:
   volatile uint64_t ticks_ = 0;
+  uint64_t last_ = 0;  // time of the last one
   volatile bool on_ = false;
   volatile bool started_ = false;  // since the last tick, perhaps for a call that is not yet seen
 };

@@ -321,67 +321,6 @@ TEST_CASE("plugin: system calls are refused unless the policy has them") {
   CHECK(dead.error().text().find("ptrace") != std::string::npos);
 }
 
-TEST_CASE("plugin: a deadline interrupts a loop, with and without system calls") {
-  PluginOptions options;
-  options.deadline = 50'000'000;
-  Plugin p = load("evil", options);
-  REQUIRE(p.snapshot().ok());
-  for (int i = 0; i < 3; i++) {
-    auto spun = p.function<void()>("spin")();
-    CHECK(spun.error().code == ETIME);
-    CHECK(spun.error().text().find("spin") != std::string::npos);
-    REQUIRE(p.reset().ok());
-    CHECK(p.function<void()>("spin_in_calls")().error().code == ETIME);
-    REQUIRE(p.reset().ok());
-    CHECK(*p.function<int(int, int)>("divide")(42, 6) == 7);
-  }
-}
-
-// Found so: FUTEX_WAIT, which mutexes need, waited for a wake that never came.
-TEST_CASE("plugin: a deadline ends a wait for a futex too", "[once]") {
-  PluginOptions options;
-  options.deadline = 50'000'000;
-  Plugin p = load("evil", options);
-  REQUIRE(p.snapshot().ok());
-  auto ask = p.function<long(long, uint64_t, long, long, uint64_t, uint64_t, long)>("ask");
-  const auto word = p.allocate(64);
-  constexpr long kFutex = 202, kPrivate = 128, kRealtime = 256;
-  enum { kWait = 0, kLockPi = 6, kWaitBitset = 9, kWaitRequeuePi = 11, kLockPi2 = 13 };
-  struct timespec time = {0, 20'000'000};
-  REQUIRE(p.write(word.at + 16, &time, sizeof(time)));
-  const uint64_t soon = word.at + 16;
-  for (const long wait :
-       {kWait + 0L, kWait | kPrivate, kWaitBitset | kPrivate, kWaitBitset | kRealtime}) {
-    INFO(wait);
-    CHECK(*ask(kFutex, word.at, wait, 1, 0, 0, -1) == -EAGAIN);
-    // At once: for WAIT_BITSET it is a time long ago.
-    CHECK(*ask(kFutex, word.at, wait, 0, soon, 0, -1) == -ETIMEDOUT);
-    CHECK(*ask(kFutex, word.at, wait, 0, 1, 0, -1) == -EFAULT);
-    CHECK(ask(kFutex, word.at, wait, 0, 0, 0, -1).error().code == ETIME);
-    REQUIRE(p.reset().ok());
-    REQUIRE(p.write(word.at + 16, &time, sizeof(time)));
-  }
-  for (const int pi : {kLockPi, kWaitRequeuePi, kLockPi2})
-    CHECK(*ask(kFutex, word.at, pi, 0, 0, word.at, 0) == -ENOSYS);
-}
-
-TEST_CASE("plugin: a CPU budget counts what the call consumes, not what it waits") {
-  PluginOptions options;
-  options.cpu_budget = 60'000'000;
-  Plugin p = load("evil", options);
-  auto nap = p.export_function<void()>([] { usleep(300'000); });
-  REQUIRE(p.snapshot().ok());
-  for (int i = 0; i < 2; i++) {
-    auto spun = p.function<void()>("spin")();
-    CHECK(spun.error().code == ETIME);
-    CHECK(spun.error().text().find("uses up its CPU time; at evil.so: spin") == 0);
-    REQUIRE(p.reset().ok());
-    CHECK(p.function<void()>("spin_in_calls")().error().code == ETIME);
-    REQUIRE(p.reset().ok());
-    CHECK(p.function<void(Remote<void()>)>("jump")(*nap));
-  }
-}
-
 TEST_CASE("plugin: a snapshot comes back, written pages only") {
   Plugin p = load("good");
   auto bump = p.function<int()>("bump");

@@ -33,6 +33,46 @@ long ask(long n, long a, long b, long c, long d, long e, long f) {
 void spin_in_calls(void) {
   for (;;) syscall(SYS_getpid);
 }
+static char* mapped(size_t bytes) {
+  return mmap(0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+}
+// For ever, as far as it can with signals and interrupts put off.
+void spin_blocked(void) {
+  uint64_t all = ~0ull, action[4] = {1};
+  for (int signal = 1; signal < 65; signal++) syscall(SYS_rt_sigaction, signal, action, 0, 8);
+  syscall(SYS_rt_sigprocmask, 0, &all, 0, 8);
+  asm volatile("pushfq; andq $~0x200, (%%rsp); popfq" ::: "memory", "cc");
+  for (;;) asm volatile("");
+}
+// So that most of the time is ring 0's: in faults, in calls of many pages, in long copies, in
+// functions of the host.
+void spin_in_faults(void) {
+  for (;;) {
+    char* p = mapped(1 << 20);
+    for (int i = 0; i < 1 << 20; i += 4096) p[i] = 1;
+    munmap(p, 1 << 20);
+  }
+}
+void spin_in_maps(void) {
+  char* p = mapped(16 << 20);
+  for (int i = 0; i < 16 << 20; i += 4096) p[i] = 1;
+  for (;;) {
+    mprotect(p, 16 << 20, PROT_READ);
+    mprotect(p, 16 << 20, PROT_READ | PROT_WRITE);
+    p = mremap(p, 16 << 20, 16 << 20, MREMAP_MAYMOVE | MREMAP_FIXED, p - (32 << 20));
+  }
+}
+void spin_in_copies(void) {
+  char* p = mapped(64 << 20);
+  for (;;) syscall(SYS_getrandom, p, 64 << 20, 0);
+}
+void spin_in_host(void (*f)(void)) {
+  for (;;) f();
+}
+void spin_in_futex(void) {
+  static int word;
+  for (;;) syscall(SYS_futex, &word, 0, 0, 0, 0, 0);
+}
 // A call back with a stack that is none: its seventh argument cannot be read.
 void call_with_stack(void (*f)(void), uint64_t stack) {
   asm volatile("mov %1, %%rsp; jmp *%0" ::"r"(f), "r"(stack));
