@@ -115,6 +115,8 @@ long Guest::prctl(GuestTask&, const Arguments& a) {
     }
     case PR_SET_PDEATHSIG:
       if (a[1] >= 64) return -EINVAL;
+      // The first process is not to outlive the one that watches over all.
+      if (!family_.has(static_cast<pid_t>(sys::call(__NR_getppid)))) return 0;
       return sys::call(__NR_prctl, PR_SET_PDEATHSIG, static_cast<long>(a[1]));
     case PR_SET_CHILD_SUBREAPER: return sys::call(__NR_prctl, PR_SET_CHILD_SUBREAPER, a[1] != 0);
     case PR_GET_DUMPABLE:

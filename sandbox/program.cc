@@ -218,10 +218,10 @@ class Supervisor {
     int ends[2];
     if (pipe2(ends, O_CLOEXEC)) return Error{errno, "no pipe"};
     HostFd reader(ends[0]), writer(ends[1]);
-    const pid_t parent = getppid();
+    parent_ = getppid();
     if (options_.die_with_parent) {
-      prctl(PR_SET_PDEATHSIG, SIGKILL);
-      if (getppid() != parent) return Error{ECHILD, "the parent is gone"};
+      prctl(PR_SET_PDEATHSIG, SIGTERM);  // one that can be answered: there may be many to kill
+      if (getppid() != parent_) return Error{ECHILD, "the parent is gone"};
     }
     prctl(PR_SET_CHILD_SUBREAPER, 1);
 
@@ -263,6 +263,10 @@ class Supervisor {
     for (;;) {
       Ending ending;
       if (reap(ending)) return ending;
+      if (options_.die_with_parent && getppid() != parent_) {
+        kill(first_, SIGKILL);
+        return {Ending::How::kSignalled, SIGKILL};
+      }
       siginfo_t info = {};
       struct timespec left = {};
       if (deadline_) {
@@ -314,7 +318,7 @@ class Supervisor {
 
   const ProgramOptions& options_;
   Family& family_;
-  pid_t first_ = -1;
+  pid_t first_ = -1, parent_ = -1;
   int64_t deadline_ = 0;
 };
 

@@ -77,7 +77,7 @@ struct ProgramOptions {
   uint64_t tasks = 0;        // threads of all processes together, at most kMostTasks; 0: 256
   uint64_t nanoseconds = 0;  // of wall-clock time, then all of it is killed; 0: no limit
 
-  bool die_with_parent = false;  // SIGKILL when the caller's parent ends
+  bool die_with_parent = false;  // SIGKILL for all of it when the caller's parent ends
   bool new_session = false;      // setsid(2): no controlling terminal
   bool log_denied = false;       // a line on standard error for each refused call
   bool stats = false;            // counts on standard error at the end
