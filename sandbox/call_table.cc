@@ -95,6 +95,10 @@ struct Table {
       rows[number].args.fill(kValue);
     }
   }
+  // Of calls that are passed: arguments of which only the low half counts.
+  void ints(unsigned number, std::initializer_list<unsigned> arguments) {
+    for (const unsigned i : arguments) rows[number].args[i] = kInt;
+  }
   Row& forward(unsigned number, unsigned host, std::initializer_list<Argument> args) {
     Row& row = rows[number];
     row.how = How::kForward;
@@ -372,6 +376,22 @@ void Table::rest() {
                        __NR_timer_getoverrun,
                        __NR_timer_delete,
                        __NR_restart_syscall});
+  ints(__NR_madvise, {2});
+  for (const unsigned number :
+       {__NR_exit, __NR_exit_group, __NR_arch_prctl, __NR_prctl, __NR_rt_sigaction,
+        __NR_rt_sigprocmask, __NR_alarm, __NR_setitimer, __NR_getitimer, __NR_getpgid, __NR_getsid,
+        __NR_timer_create, __NR_timer_gettime, __NR_timer_getoverrun, __NR_timer_delete})
+    ints(number, {0});
+  for (const unsigned number :
+       {__NR_kill, __NR_tkill, __NR_rt_sigqueueinfo, __NR_setpgid, __NR_timer_settime})
+    ints(number, {0, 1});
+  for (const unsigned number : {__NR_tgkill, __NR_rt_tgsigqueueinfo}) ints(number, {0, 1, 2});
+  ints(__NR_msync, {2});
+  ints(__NR_wait4, {0, 2});
+  ints(__NR_waitid, {0, 1, 3});
+  ints(__NR_futex, {1, 2, 5});
+  ints(__NR_signalfd, {0});
+  ints(__NR_signalfd4, {0, 3});
   handle(__NR_execve, do_execve, {path(Give::kFd), kPointer, kPointer});
   handle(__NR_execveat, do_execveat, {kDirFd, path(Give::kFd), kPointer, kPointer, kInt});
 

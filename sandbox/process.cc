@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <climits>
 #include <new>
 
 #include "libdune/dune.hpp"
@@ -215,6 +216,9 @@ void Process::trapped(Task& task, uint8_t vector, uint64_t error, Gva address, d
 }
 
 long Process::memory_call(unsigned number, const Arguments& a, int host_fd) {
+  // Not ints for Linux, where a rule would have seen all of them.
+  if ((number == __NR_mprotect && a[2] > INT_MAX) || (number == __NR_mremap && a[3] > INT_MAX))
+    return -EINVAL;
   switch (number) {
     case __NR_mmap:
       return memory_->mmap(a[0], a[1], static_cast<int>(a[2]), static_cast<int>(a[3]), host_fd,

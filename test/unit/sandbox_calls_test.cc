@@ -75,6 +75,29 @@ TEST_CASE("rules see of an int what Linux sees") {
   // Not an int.
   CHECK(box(__NR_lseek, 78, 77, 0) == -ENOENT);
   CHECK(box(__NR_lseek, 78, 1ull << 32 | 77, 0) == -EBADF);
+  // Nor where somebody else carries the call out.
+  struct Int {
+    unsigned number, argument;
+  };
+  for (const Int of : {Int{__NR_kill, 1},
+                       {__NR_tgkill, 2},
+                       {__NR_prctl, 0},
+                       {__NR_madvise, 2},
+                       {__NR_futex, 1},
+                       {__NR_rt_sigaction, 0},
+                       {__NR_wait4, 2},
+                       {__NR_timer_create, 0},
+                       {__NR_setpgid, 1},
+                       {__NR_arch_prctl, 0}}) {
+    CAPTURE(of.number);
+    box.policy.add(of.number, {{{static_cast<uint8_t>(of.argument), Compare::kEq, 77, 0}},
+                               {Action::kErrno, ENOENT}});
+    uint64_t a[6] = {};
+    a[of.argument] = 1ull << 32 | 77;
+    CHECK(box(of.number, a[0], a[1], a[2], a[3], a[4], a[5]) == -ENOENT);
+    a[of.argument] = 78;
+    CHECK(box(of.number, a[0], a[1], a[2], a[3], a[4], a[5]) >= 4711);
+  }
 }
 
 TEST_CASE("a line is logged for what is not supported") {
