@@ -77,9 +77,11 @@ struct dune_plugin_error {
   char text[256];   /* one line */
 };
 
-/* -ENOENT, -ENOEXEC, -ENOMEM, -ETIME, -EFAULT (a constructor crashed), -EACCES (policy),
-   -EPERM (not in Dune mode), -EINVAL (policy file).  `options` and `error` may be NULL here
-   and everywhere. */
+/* `library`: a path, a name that the dynamic linker looks for, or the path of a static program
+   (plugin.h).
+   -ENOENT, -ENOEXEC, -ENOMEM, -ETIME, -EFAULT (a constructor crashed), -ECANCELED (it exited),
+   -EACCES (policy), -EPERM (not in Dune mode), -EINVAL (policy file).  `options` and `error` may
+   be NULL here and everywhere. */
 int dune_plugin_load(const char* library, const struct dune_plugin_options* options,
                      dune_plugin** plugin, struct dune_plugin_error* error);
 /* NULL: does nothing. */

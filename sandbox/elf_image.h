@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "libdune/result.h"
@@ -21,7 +22,8 @@ constexpr uint64_t page_up(uint64_t v) { return page_down(v + kPage - 1); }
 
 // One ELF file, its headers read and checked.
 struct ElfImage {
-  bool fixed = false;  // ET_EXEC
+  bool fixed = false;    // ET_EXEC
+  bool program = false;  // no library: that, or a position-independent one
   uint64_t entry = 0;
   uint64_t low = 0, high = 0;  // of all segments, rounded to pages
   uint64_t headers_at = 0;     // address of the program headers, as linked
@@ -38,6 +40,15 @@ Result<ElfImage> read_elf_image(int fd);
 // "name+0x12": the function around byte `offset` of the file, or nothing.  One line of printable
 // characters, whatever the file says.
 std::string elf_symbol(int fd, uint64_t offset);
+
+// Of those with the same name one that other files could refer to.
+struct ElfSymbol {
+  uint64_t value = 0;     // as linked
+  bool resolver = false;  // of a function that says where the one of that name is (IFUNC)
+};
+using ElfSymbols = std::unordered_map<std::string, ElfSymbol>;
+// Empty: it has no symbol table, or none that can be read.  ENOEXEC: too many.
+Result<ElfSymbols> elf_symbols(int fd);
 
 }  // namespace dune::sandbox
 

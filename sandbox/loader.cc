@@ -11,16 +11,12 @@
 #include <cstring>
 
 #include "sandbox/elf_image.h"
+#include "sandbox/host_fd.h"
 
 namespace dune::sandbox {
 namespace {
 
 constexpr uint64_t kProgramAt = 4ull << 30;  // from the start of the high window
-
-int protection_of(uint32_t flags) {
-  return (flags & PF_R ? PROT_READ : 0) | (flags & PF_W ? PROT_WRITE : 0) |
-         (flags & PF_X ? PROT_EXEC : 0);
-}
 
 Result<void> failed(long value) {
   if (value >= 0 || value < -4095) return {};
@@ -102,6 +98,11 @@ class StackWriter {
 
 }  // namespace
 
+int protection_of(uint32_t flags) {
+  return (flags & PF_R ? PROT_READ : 0) | (flags & PF_W ? PROT_WRITE : 0) |
+         (flags & PF_X ? PROT_EXEC : 0);
+}
+
 Result<Start> load_program(Memory& memory, const LoadRequest& request,
                            const std::function<int(const char*)>& open_interpreter) {
   auto image = read_elf_image(request.program);
@@ -112,14 +113,16 @@ Result<Start> load_program(Memory& memory, const LoadRequest& request,
 
   Start start;
   start.rip = image->entry + *bias;
+  start.bias = *bias;
   uint64_t interpreter_base = 0;
   if (!image->interpreter.empty()) {
-    const int fd = open_interpreter(image->interpreter.c_str());
-    if (fd < 0) return Error{-fd, "the program's interpreter (dynamic linker) cannot be opened"};
-    auto interpreter = read_elf_image(fd);
+    const int opened = open_interpreter(image->interpreter.c_str());
+    if (opened < 0)
+      return Error{-opened, "the program's interpreter (dynamic linker) cannot be opened"};
+    const HostFd fd(opened);
+    auto interpreter = read_elf_image(fd.get());
     Result<uint64_t> base = Error{ENOEXEC, "the program's interpreter is no loadable ELF file"};
-    if (interpreter) base = map_image(memory, fd, *interpreter, false);
-    close(fd);
+    if (interpreter) base = map_image(memory, fd.get(), *interpreter, false);
     if (!base) return base.error();
     interpreter_base = *base;
     start.rip = interpreter->entry + *base;

@@ -31,6 +31,7 @@ struct Start {
   uint64_t rip = 0;
   uint64_t rsp = 0;
   uint64_t stack_low = 0, stack_high = 0;
+  uint64_t bias = 0;  // of the program's addresses to those in its file
 };
 
 // open_interpreter: a descriptor for the path that PT_INTERP names, or -errno; it is closed
@@ -41,6 +42,9 @@ struct Start {
 // and environment over a quarter of the stack.  Else what open_interpreter said.
 Result<Start> load_program(Memory& memory, const LoadRequest& request,
                            const std::function<int(const char*)>& open_interpreter);
+
+// PROT_* for a segment's PF_*.
+int protection_of(uint32_t flags);
 
 }  // namespace dune::sandbox
 

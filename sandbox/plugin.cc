@@ -60,12 +60,8 @@ const Policy& loading_policy() {
   return policy;
 }
 
-// What ring 3 calls for each function of the host: 0, or -errno.
-long map_thunks(Memory& memory) {
-  constexpr uint64_t kBytes = kMaxExports * kThunkBytes;
-  const long at =
-      memory.mmap(0, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (at < 0 && at > -4096) return at;
+// What ring 3 calls for each function of the host.
+std::string thunks() {
   std::string code;
   for (uint32_t i = 0; i < kMaxExports; i++) {
     const uint32_t number = PLUGIN_CALLBACK + i;
@@ -75,10 +71,19 @@ long map_thunks(Memory& memory) {
     thunk.resize(kThunkBytes, '\xcc');
     code += thunk;
   }
-  if (!memory.write(static_cast<uint64_t>(at), code.data(), kBytes)) return -ENOMEM;
-  const long done = memory.mprotect(static_cast<uint64_t>(at), kBytes, PROT_READ | PROT_EXEC);
-  return done < 0 ? done : at;
+  return code;
 }
+
+// plugin_call() of plugin_host, for programs that do not have it.
+std::string call_stub() {
+  const auto number = static_cast<uint32_t>(kRing3Return);
+  std::string code("\x41\xff\xd2\x48\x89\xc7\xb8",
+                   7);  // call *%r10; mov %rax, %rdi; mov $..., %eax
+  code.append(reinterpret_cast<const char*>(&number), 4);
+  return code.append("\x0f\x05\x0f\x0b", 4);  // syscall; ud2
+}
+
+bool is_error(long result) { return result < 0 && result > -4096; }
 
 }  // namespace
 
@@ -117,6 +122,8 @@ struct Plugin::State {
   CallError* failed();
   void fail(const Ended& ended, CallError& error);
   class Clocks;
+  // Of the program that is the plugin, or that loads it.
+  Result<Start> first_instruction(std::string& why);
   static Result<std::unique_ptr<PluginProcess>> make(const std::shared_ptr<Common>& common,
                                                      std::unique_ptr<Memory> memory,
                                                      std::string& why);
@@ -279,6 +286,26 @@ Result<std::unique_ptr<PluginProcess>> Plugin::State::make(const std::shared_ptr
   return process;
 }
 
+Result<Start> Plugin::State::first_instruction(std::string& why) {
+  Memory& memory = process->own_memory();
+  Result<Start> start = Error{ENOMEM, "no memory for the program that loads plugins"};
+  if (common->program) {
+    start = common->program->load(memory, common->options.environment);
+  } else if (const HostFd program = program_file(); program.ok()) {
+    LoadRequest request;
+    request.program = program.get();
+    request.path = "/plugin-host";
+    request.arguments = {"plugin-host"};
+    request.environment = common->options.environment;
+    start = load_program(memory, request, [](const char* path) {
+      const int fd = ::open(path, O_RDONLY | O_CLOEXEC);
+      return fd < 0 ? -errno : fd;
+    });
+  }
+  if (!start) why = start.error().what ? start.error().what : strerror(start.error().code);
+  return start;
+}
+
 Result<Plugin> Plugin::load(const std::string& library, const PluginOptions& options,
                             std::string& why) {
   if (!in_dune()) {
@@ -295,7 +322,10 @@ Result<Plugin> Plugin::load(const std::string& library, const PluginOptions& opt
   if (library.find('/') != std::string::npos) {
     std::error_code ignored;  // inside, another directory is the current one
     path = std::filesystem::absolute(library, ignored).lexically_normal();
-    common->options.readable.push_back(path);
+    auto program = StaticProgram::open(path, why);
+    if (!program) return program.error();
+    common->program = std::move(*program);
+    if (!common->program) common->options.readable.push_back(path);
   }
   common->policy = options.policy ? *options.policy : quiet_policy();
   common->while_loading = common->policy;
@@ -309,24 +339,8 @@ Result<Plugin> Plugin::load(const std::string& library, const PluginOptions& opt
   auto state = std::make_unique<State>(common, std::move(*made));
   PluginProcess& process = *state->process;
 
-  const HostFd program = program_file();
-  if (program.get() < 0) {
-    why = "no memory for the program that loads plugins";
-    return Error{ENOMEM};
-  }
-  LoadRequest request;
-  request.program = program.get();
-  request.path = "/plugin-host";
-  request.arguments = {"plugin-host"};
-  request.environment = options.environment;
-  auto start = load_program(process.own_memory(), request, [](const char* path) {
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
-    return fd < 0 ? -errno : fd;
-  });
-  if (!start) {
-    why = start.error().what ? start.error().what : strerror(start.error().code);
-    return start.error();
-  }
+  auto start = state->first_instruction(why);
+  if (!start) return start.error();
   const uint64_t expires = options.load_deadline ? Ticker::mine().after(options.load_deadline) : 0;
   state->task.expires = expires;
   state->unusual = true;  // so each of its calls looks at the clock
@@ -335,44 +349,29 @@ Result<Plugin> Plugin::load(const std::string& library, const PluginOptions& opt
   if (!process.ready) {
     state->fail(ended, error);
     if (!error.code) error.code = ENOEXEC;
-    why = "the C library in the sandbox did not start: " + error.text();
+    why = (common->program ? path + ": it does not come to its main(): "
+                           : "the C library in the sandbox did not start: ") +
+          error.text();
     return Error{error.code};
   }
-
-  const plugin_host_table& table = common->table;
-  state->task.entry = table.call;
-  Plugin plugin(std::move(state));
-  const Remote<void> name = plugin.allocate(path.size() + 1);
-  uint64_t handle = 0;
-  if (name && plugin.write(name.at, path.c_str(), path.size() + 1)) {
-    Function<uint64_t(Remote<void>)> open(plugin, table.open);
-    auto opened = open(name);
-    if (!opened) {
-      why = library + ": " + opened.error().text();
-      return Error{opened.error().code};
-    }
-    handle = *opened;
-  }
-  if (!handle) {
-    Function<uint64_t()> failed(plugin, table.error);
-    auto message = failed();
-    char text[512] = "cannot be loaded";
-    if (message && *message) process.memory().read_string(*message, text, sizeof(text) - 1);
-    why = text;
-    if (!strstr(text, "No such file")) return Error{ENOEXEC};
-    // So says the dynamic linker of another machine's too.
-    if (!why.starts_with(path + ":") || access(path.c_str(), F_OK)) return Error{ENOENT};
-    why = path + ": it is for another machine";
-    return Error{ENOEXEC};
-  }
-  plugin.release(name);
-  plugin.state_->handle = handle;
-  const long thunks = map_thunks(process.own_memory());
-  if (thunks < 0 && thunks > -4096) {
+  const long code = map_code(process.own_memory(), thunks());
+  const long stub = common->program ? map_code(process.own_memory(), call_stub()) : 0;
+  if (is_error(code) || is_error(stub)) {
     why = "no memory for the functions of the host";
-    return Error{static_cast<int>(-thunks)};
+    return Error{ENOMEM};
   }
-  common->thunks = static_cast<uint64_t>(thunks);
+  common->thunks = static_cast<uint64_t>(code);
+  if (const auto& program = common->program) {
+    common->table.call = static_cast<uint64_t>(stub);
+    common->table.allocate = program->address("malloc");
+    common->table.free = program->address("free");
+  }
+  state->task.entry = common->table.call;
+  Plugin plugin(std::move(state));
+  if (!common->program) {
+    auto opened = plugin.open_library(library, path, why);
+    if (!opened) return opened.error();
+  }
   plugin.state_->task.expires = 0;
   plugin.state_->unusual = plugin.state_->usually();
   process.loading = false;
@@ -380,7 +379,42 @@ Result<Plugin> Plugin::load(const std::string& library, const PluginOptions& opt
   return plugin;
 }
 
+// The dynamic linker in ring 3 opens it.
+Result<void> Plugin::open_library(const std::string& name, const std::string& path,
+                                  std::string& why) {
+  const plugin_host_table& table = state_->common->table;
+  const Remote<void> room = allocate(path.size() + 1);
+  if (room && write(room.at, path.c_str(), path.size() + 1)) {
+    auto opened = Function<uint64_t(Remote<void>)>(*this, table.open)(room);
+    if (!opened) {
+      why = name + ": " + opened.error().text();
+      return Error{opened.error().code};
+    }
+    state_->handle = *opened;
+  }
+  if (state_->handle) {
+    release(room);
+    return {};
+  }
+  auto message = Function<uint64_t()>(*this, table.error)();
+  char text[512] = "cannot be loaded";
+  if (message && *message) process().memory().read_string(*message, text, sizeof(text) - 1);
+  why = text;
+  if (!strstr(text, "No such file")) return Error{ENOEXEC};
+  // So says the dynamic linker of another machine's too.
+  if (!why.starts_with(path + ":") || access(path.c_str(), F_OK)) return Error{ENOENT};
+  why = path + ": it is for another machine";
+  return Error{ENOEXEC};
+}
+
 uint64_t Plugin::symbol(const std::string& name) {
+  if (const auto& program = state_->common->program) {
+    const ElfSymbol* found = program->symbol(name);
+    if (!found) return 0;
+    if (!found->resolver) return program->address(*found);
+    auto chosen = Function<uint64_t()>(*this, program->address(*found))();
+    return chosen ? *chosen : 0;
+  }
   const Remote<void> room = allocate(name.size() + 1);
   if (!room || !write(room.at, name.c_str(), name.size() + 1)) return 0;
   Function<uint64_t(uint64_t, Remote<void>)> find(*this, state_->common->table.symbol);

@@ -138,9 +138,11 @@ class Function<R(A...)> {
 
 class Plugin {
  public:
-  // `library`: a path (with a slash), or a name that the dynamic linker looks for.  Its
-  // constructors run here, under memory limit and deadline.  Errors, with a line in `why`:
-  // ENOENT, ENOEXEC, ENOMEM, ETIME, EFAULT (a constructor crashed), EACCES (policy), ENOTSUP
+  // `library`: a path (with a slash), or a name that the dynamic linker looks for; or the path of
+  // a statically linked program (not stripped, with malloc(): C's library in it sets itself up,
+  // and main() is a function like the others, run only by a call).  Its constructors run here,
+  // under memory limit and deadline.  Errors, with a line in `why`: ENOENT, ENOEXEC, ENOMEM,
+  // ETIME, EFAULT (a constructor crashed), ECANCELED (it exited), EACCES (policy), ENOTSUP
   // (Meltdown).
   static Result<Plugin> load(const std::string& library, const PluginOptions& options,
                              std::string& why);
@@ -238,6 +240,7 @@ class Plugin {
   template <class F, class R, class... A>
   static HostFunction host_function(F function, std::type_identity<R(A...)> signature);
 
+  Result<void> open_library(const std::string& name, const std::string& path, std::string& why);
   // The same, in fewer instructions.  The caller owns the error.
   CallError* try_call(uint64_t at, abi::Registers& registers);
 

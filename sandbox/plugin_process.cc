@@ -61,7 +61,7 @@ long PluginProcess::memory_call(unsigned number, const Arguments& a, int host_fd
 bool PluginProcess::own_call(Task& task, dune_tf& frame) {
   if (frame.rax < kMaxCall) return false;
   uint64_t& stack = static_cast<PluginTask&>(task).stack;
-  if (frame.rax == PLUGIN_READY && loading && !ready) {
+  if (frame.rax == PLUGIN_READY && loading && !ready && !common_->program) {
     plugin_host_table& table = common_->table;
     if (!memory().read(frame.rdi, &table, sizeof(table)) || table.call >= kUserEnd) return false;
     ready = true;
@@ -84,6 +84,25 @@ bool PluginProcess::own_call(Task& task, dune_tf& frame) {
     task.end({Ended::How::kSignalled, SIGSEGV, T_PGFLT, FEC_U, incoming.bad_address(), frame.rip,
               false, false});
   return true;
+}
+
+// A static program has come to main().
+bool PluginProcess::own_trap(Task& task, const Ended& how, dune_tf& frame) {
+  if (!loading || ready || !common_->program || how.vector != T_BRKPT ||
+      !common_->program->at_main(own_memory(), frame.rip))
+    return false;
+  ready = true;
+  static_cast<PluginTask&>(task).stack = below(frame);
+  leave_ring3(0);
+}
+
+long map_code(Memory& memory, const std::string& code) {
+  const long at =
+      memory.mmap(0, code.size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (at < 0 && at > -4096) return at;
+  if (!memory.write(static_cast<uint64_t>(at), code.data(), code.size())) return -ENOMEM;
+  const long done = memory.mprotect(static_cast<uint64_t>(at), code.size(), PROT_READ | PROT_EXEC);
+  return done < 0 ? done : at;
 }
 
 }  // namespace dune::sandbox

@@ -11,6 +11,7 @@
 #include "sandbox/plugin.h"
 #include "sandbox/plugin_host.h"
 #include "sandbox/process.h"
+#include "sandbox/static_program.h"
 
 namespace dune::sandbox {
 
@@ -21,6 +22,7 @@ struct Common {
   plugin_host_table table = {};
   PluginOptions options;
   uint64_t thunks = 0;
+  std::unique_ptr<StaticProgram> program;  // null: a library, loaded by plugin_host
 };
 
 struct PluginTask final : Task {
@@ -45,10 +47,14 @@ class PluginProcess final : public Process {
 
  protected:
   bool own_call(Task& task, dune_tf& frame) override;
+  bool own_trap(Task& task, const Ended& how, dune_tf& frame) override;
 
  private:
   std::shared_ptr<Common> common_;
 };
+
+// Code into memory of ring 3's, where only that executes it: its address, or -errno.
+long map_code(Memory& memory, const std::string& code);
 
 }  // namespace dune::sandbox
 

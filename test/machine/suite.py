@@ -81,7 +81,7 @@ def _comparisons():
         for line in path.read_text(encoding="utf-8").splitlines():
             if line.startswith("# needs: "):
                 needs += line.split()[2:]
-    lines += [f"@add {path}" for path in sorted((BUILD / "test/plugins").glob("*.so"))]
+    lines += [f"@add {path}" for path in sorted((BUILD / "test/plugins").glob("*.*"))]
     lines += [f"@add {name}" for name in dict.fromkeys(needs)]
     lines.append(f"@add {_CASES.parent / 'prologue'}")
     lines.append(shlex.join(["differential:", ONCE, "timeout=300", *compare, *map(str, quick)]))

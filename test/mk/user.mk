@@ -13,6 +13,7 @@
 #                               dune-run, with the same output
 #   test/attacks/*.cc           build/test/attacks: what a hostile program does in dune-sandbox
 #   test/plugins/*.c            build/test/plugins/NAME.so: what tests put into a sandbox
+#   test/plugins/program/main.c build/test/plugins/program.KIND: the same, as a program
 #   test/bench/*.cc             build/test/bench: runs in the machine
 #
 # A folder's flags.mk, when there is one, says what is special.  For file or
@@ -108,6 +109,13 @@ tests: $(TEST_PLUGINS)
 $(TEST_PLUGINS): $(B)/test/plugins/%.so: test/plugins/%.c
 	@mkdir -p $(@D)
 	@echo "  LD  $@"; $(CC) -I. $(CFLAGS) -shared -o $@ $<
+
+# Programs as plugins: static ones, and two that are refused.
+PLUGIN_PROGRAMS := $(patsubst %,$(B)/test/plugins/program.%,static static-pie stripped dynamic)
+tests: $(PLUGIN_PROGRAMS)
+$(PLUGIN_PROGRAMS): $(B)/test/plugins/program.%: test/plugins/program/main.c
+	@mkdir -p $(@D)
+	@echo "  LD  $@"; $(CC) -I. $(CFLAGS) $(if $(filter dynamic,$*),-pie,$(if $(filter stripped,$*),-static -s,-$*)) -o $@ $<
 
 # tests in the machine
 GUEST := $(call objects,$(call sources,test/guest))
