@@ -54,17 +54,17 @@ void spin_in_faults(void) {
   }
 }
 void spin_in_maps(void) {
-  char* p = mapped(16 << 20);
-  for (int i = 0; i < 16 << 20; i += 4096) p[i] = 1;
+  char* p = mapped(4 << 20);
+  for (int i = 0; i < 4 << 20; i += 4096) p[i] = 1;
   for (;;) {
-    mprotect(p, 16 << 20, PROT_READ);
-    mprotect(p, 16 << 20, PROT_READ | PROT_WRITE);
-    p = mremap(p, 16 << 20, 16 << 20, MREMAP_MAYMOVE | MREMAP_FIXED, p - (32 << 20));
+    mprotect(p, 4 << 20, PROT_READ);
+    mprotect(p, 4 << 20, PROT_READ | PROT_WRITE);
+    p = mremap(p, 4 << 20, 4 << 20, MREMAP_MAYMOVE | MREMAP_FIXED, p - (8 << 20));
   }
 }
 void spin_in_copies(void) {
-  char* p = mapped(64 << 20);
-  for (;;) syscall(SYS_getrandom, p, 64 << 20, 0);
+  char* p = mapped(192 << 20);
+  for (;;) syscall(SYS_getrandom, p, 192 << 20, 0);
 }
 void spin_in_host(void (*f)(void)) {
   for (;;) f();
