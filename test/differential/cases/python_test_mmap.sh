@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# sandbox
 # needs: python3 /usr/lib/python3.11 bash sh sleep grep sed
 # cost: 20
 # timeout: 1200
