@@ -98,25 +98,22 @@ static void kick(struct dune_vm *vm);
 
 enum map_result { MAP_DONE, MAP_NEED_FAULT, MAP_NO_EXEC, MAP_NO_MEMORY, MAP_RETRY };
 
-/* Stores where gpa leads: to no other place until the lock is given back. */
-static enum map_result try_map(struct dune_vcpu *vcpu, u64 gpa, u64 *to, u32 access, bool around)
+/* gpa led to va when vm->slot_moves was moves. */
+static enum map_result try_map(struct dune_vcpu *vcpu, u64 gpa, unsigned long va, u64 moves,
+			       u32 access, bool around)
 {
 	struct dune_vm *vm = vcpu->vm;
 	struct dune_ept_freelist freed = {};
 	struct dune_host_leaf leaf = {};
 	enum map_result result = MAP_DONE;
 	enum dune_host_entry host;
-	unsigned long flags, va;
+	unsigned long flags;
 	bool flush = false;
 
 	spin_lock_irqsave(&vm->mmu_lock, flags);
-	if (dune_slots_gpa_to_va(&vm->slots, gpa, to)) {
-		spin_unlock_irqrestore(&vm->mmu_lock, flags);
-		return MAP_NO_MEMORY;
-	}
-	va = *to;
 	host = dune_host_walk(vm->mm, va, &leaf);
-	if (being_invalidated(vm, va)) {
+	/* A leaf of memory that has lost its slot would be found by no invalidation. */
+	if (being_invalidated(vm, va) || unlikely(vm->slot_moves != moves)) {
 		result = MAP_RETRY;
 	} else if (host != DUNE_HOST_PAGE) {
 		result = host == DUNE_HOST_ABSENT ? MAP_NEED_FAULT : MAP_NO_MEMORY;
@@ -148,9 +145,12 @@ int dune_mmu_fault(struct dune_vcpu *vcpu, u64 gpa, u32 access)
 {
 	struct dune_vm *vm = vcpu->vm;
 	bool faulted = false;
+	/* Before the look-up: of a move that it does not see try_map() learns. */
+	u64 va, moves = smp_load_acquire(&vm->slot_moves);
 	int ret, tries;
-	u64 va;
 
+	if (dune_slots_gpa_to_va(&vm->slots, gpa, &va))
+		return -EFAULT;
 	ret = dune_ept_cache_fill(&vcpu->ept_cache);
 	if (ret)
 		return ret;
@@ -161,10 +161,12 @@ int dune_mmu_fault(struct dune_vcpu *vcpu, u64 gpa, u32 access)
 	 */
 	for (tries = 0; tries < 32; tries++) {
 		/* A page that had to be made is new, and so are its neighbours. */
-		switch (try_map(vcpu, gpa, &va, access, !faulted)) {
+		switch (try_map(vcpu, gpa, va, moves, access, !faulted)) {
 		case MAP_DONE:
 			return 0;
 		case MAP_RETRY:
+			if (READ_ONCE(vm->slot_moves) != moves)
+				return 0;	/* the guest says again what it wants */
 			cond_resched();
 			continue;
 		case MAP_NO_MEMORY:
@@ -302,7 +304,8 @@ void dune_mmu_move_slot(struct dune_vm *vm, u64 from, u64 to)
 	spin_lock(&vm->mmu_lock);
 	vm->invalidating--;
 	dune_slots_move(&vm->slots, from, to);
-	WRITE_ONCE(vm->slot_moves, vm->slot_moves + 1);
+	/* Pairs with dune_mmu_fault(): who sees this sees the move. */
+	smp_store_release(&vm->slot_moves, vm->slot_moves + 1);
 	spin_unlock(&vm->mmu_lock);
 }
 

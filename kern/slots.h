@@ -9,8 +9,8 @@
  * When all are taken, a slot may be moved: from one GiB to another that has none.
  *
  * Also compiled in user space.  The caller serializes what changes the slots.  The
- * look-ups take no lock and may run beside dune_slots_assign(), but not beside
- * dune_slots_move().
+ * look-ups take no lock and may run beside it; beside dune_slots_move() they find what
+ * was before or after, and the caller has to know.
  */
 #ifndef DUNE_SLOTS_H
 #define DUNE_SLOTS_H
