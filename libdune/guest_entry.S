@@ -85,8 +85,8 @@ ring3_mark:
 .endm
 /*
  * One bit per number: close, mmap, mprotect, munmap, rt_sigaction, rt_sigreturn, mremap,
- * madvise, dup2, clone, fork, vfork, execve, exit, sigaltstack, dup3, execveat,
- * pkey_mprotect, clone3, close_range.  kernel_writes.cc adds others
+ * madvise, dup2, clone, fork, vfork, execve, exit, sigaltstack, prctl, dup3, seccomp,
+ * execveat, pkey_mprotect, clone3, close_range.  kernel_writes.cc adds others
  * while it needs them.  Only 16 bits of the number are looked at; what has the same ones by
  * chance goes the long way and gets Linux's answer there.
  */
@@ -95,7 +95,7 @@ index = 0
 	.globl dune_special_calls
 	.hidden dune_special_calls
 dune_special_calls:
-	SPECIAL	3, 9, 10, 11, 13, 15, 25, 28, 33, 56, 57, 58, 59, 60, 131, 292, 322, 329, 435, 436
+	SPECIAL	3, 9, 10, 11, 13, 15, 25, 28, 33, 56, 57, 58, 59, 60, 131, 157, 292, 317, 322, 329, 435, 436
 	.size dune_special_calls, . - dune_special_calls
 	.zero	4096 - 64
 

@@ -5,6 +5,8 @@
 // Runs in ring 3 of the host on the host stack (host_loop.S), with the guest's vector
 // registers, FS and GS live: raw system calls only.
 #include <asm/signal.h>
+#include <linux/prctl.h>
+#include <linux/seccomp.h>
 
 #include <cerrno>
 
@@ -235,6 +237,23 @@ dune_tf* hypercall_exit(Thread& thread) {
 // What dune_host_exit() answers for a call to be made in host_loop.S.
 dune_tf* tracked_call() { return reinterpret_cast<dune_tf*>(TRACKED_CALL); }
 
+// seccomp's strict mode leaves read, write, exit and rt_sigreturn, of which none runs a guest.
+bool enters_strict_mode(uint32_t nr, const dune_run& run) {
+  const auto* gpr = run.gpr;
+  if (nr == __NR_prctl)
+    return gpr[DUNE_RDI] == PR_SET_SECCOMP && gpr[DUNE_RSI] == SECCOMP_MODE_STRICT;
+  return nr == __NR_seccomp && gpr[DUNE_RDI] == SECCOMP_SET_MODE_STRICT;
+}
+
+// The thread makes its call natively, and goes on so.
+dune_tf* go_strict(Thread& thread) {
+  host_expect_strict_mode();
+  leave_dune_mode(thread);
+  dune_tf* tf = thread.frame_from_run();
+  tf->rip -= kSyscallInsnBytes;
+  return tf;
+}
+
 // Calls that concern the thread's state here; tracked_call() for any other.
 dune_tf* special_call(Thread& thread, uint32_t nr) {
   dune_run& run = *thread.run;
@@ -264,6 +283,8 @@ dune_tf* special_call(Thread& thread, uint32_t nr) {
     case __NR_sigaltstack:
       run.gpr[DUNE_RAX] = static_cast<uint64_t>(host_sigaltstack(thread));
       return nullptr;
+    case __NR_prctl:
+    case __NR_seccomp: return enters_strict_mode(nr, run) ? go_strict(thread) : tracked_call();
     case __NR_mmap:
     case __NR_munmap:
     case __NR_mprotect:

@@ -279,13 +279,16 @@ void keep(Thread& thread, const KernelSigInfo& info, KernelContext& native, uint
   if (thread.mode == kModeHost && thread.run && ring3_marked(thread)) raise_notice(thread);
 }
 
+// Some thread may call rt_sigreturn, but not rt_sigprocmask.
+bool strict_mode;
+
 // In a thread that has nothing to do with Dune mode: calls the program's handler here.
 void call_natively(const KernelSigInfo& info, KernelContext& native) {
   const KernelAction action = process.signals.get(info.signal);
   uint64_t mask = native.mask | action.mask;
 
   if (!(action.flags & kSaNoDefer)) mask |= signal_bit(info.signal);
-  sys::call(__NR_rt_sigprocmask, SIG_SETMASK, sys::arg(&mask), 0, sizeof(mask));
+  if (!strict_mode) sys::call(__NR_rt_sigprocmask, SIG_SETMASK, sys::arg(&mask), 0, sizeof(mask));
   reinterpret_cast<void (*)(int, const KernelSigInfo*, KernelContext*)>(action.handler)(
       info.signal, &info, &native);
 }
@@ -385,6 +388,8 @@ extern "C" [[gnu::visibility("hidden")]] void dune_host_deliver_kept(Thread* thr
 }
 
 namespace dune {
+
+void host_expect_strict_mode() { strict_mode = true; }
 
 void host_sigreturn(Thread& thread) {
   dune_run& run = *thread.run;

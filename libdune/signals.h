@@ -86,6 +86,8 @@ void give_back_signal_stack(Thread& thread);
 // The program's system calls, on the host side.  Arguments in the run page.
 long host_sigaction(Thread& thread);
 long host_sigaltstack(Thread& thread);
+// From now on a thread may be in seccomp's strict mode: signals are handled by fewer calls.
+void host_expect_strict_mode();
 // Comes back only when it has not happened: the guest makes the call again.
 void host_sigreturn(Thread& thread);
 

@@ -52,6 +52,26 @@ void on_trap(int signal, siginfo_t* info, void* context) {
   g[REG_RAX] = 4242;
 }
 
+// Strict mode: read, write, exit and rt_sigreturn are left.
+void strict() {
+  for (const bool by_prctl : {true, false}) {
+    pid_t child = fork();
+    if (child == 0) {
+      signal(SIGSEGV, [](int) {
+        if (write(1, "caught\n", 7) == 7) syscall(SYS_exit, 5);
+      });
+      const long ret = by_prctl ? prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT)
+                                : syscall(SYS_seccomp, SECCOMP_SET_MODE_STRICT, 0, nullptr);
+      if (write(1, ret ? "failed\n" : "strict\n", 7) != 7 || by_prctl) getsid(0);
+      static int* volatile nowhere;
+      *const_cast<volatile int*>(nowhere) = 1;
+    }
+    int status;
+    waitpid(child, &status, 0);
+    printf("strict: %x\n", static_cast<unsigned>(status));
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -60,6 +80,7 @@ int main() {
   action.sa_flags = SA_SIGINFO;
   sigaction(SIGSYS, &action, nullptr);
   setvbuf(stdout, nullptr, _IONBF, 0);
+  strict();
   install(SYS_getppid, SECCOMP_RET_TRAP | 7);
   printf("trapped: %ld\n", trapped_call());
   install(SYS_getpgid, SECCOMP_RET_ERRNO | ENOTTY);
