@@ -30,7 +30,8 @@ JOBS := -j$(shell nproc)
 
 demo: ; @test/packages && $(MAKE) $(JOBS) programs $(B)/test/plugins/evil.so module-$(KERNEL) && test/demo/run
 check: ; @test/packages && $(MAKE) $(JOBS) build && test/check
-check-full: check ; @test/packages --full && test/check long && test/differential/run && test/libgc/run
+check-full: ; @echo 'up to an hour on two cores: make check, the long tests, programs (which say how much is left), libgc' && \
+	test/packages --full && $(MAKE) check && test/check long && test/differential/run && test/libgc/run
 gc-demo: ; @test/packages && $(MAKE) $(JOBS) programs module-$(KERNEL) && test/gc-demo/run
 fuzz: ; @test/packages && $(MAKE) $(JOBS) tests module-$(KERNEL) && test/fuzz/run $(FUZZ_SECONDS)
 bench: ; @test/packages && $(MAKE) $(JOBS) programs $(B)/test/bench $(B)/test/plugins/good.so module-$(KERNEL) && test/bench/run

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+# needs: stress-ng timeout grep sed
+# cost: 110
+# timeout: 1500
+. "${0%/*}/../stress"
+stress filesystem
