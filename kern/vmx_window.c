@@ -460,7 +460,8 @@ static __always_inline int run_current(struct dune_vcpu *vcpu)
 	 * system call: it comes from no such place.)
 	 */
 	vmx->cr2 = native_read_cr2();
-	vcpu->rip = run->rip = dune_vmread(GUEST_RIP);
+	vcpu->rip = dune_vmread(GUEST_RIP);
+	run->rip = vcpu->rip;
 	vcpu->rsp = rsp;
 	vcpu->rflags = dune_vmread(GUEST_RFLAGS);
 	if (reason != EXIT_REASON_EXTERNAL_INTERRUPT)
