@@ -205,7 +205,8 @@ bool from_outside() {
     const int path = open(name.c_str(), O_PATH);
     if (path < 0) return failed();
     const std::string again = "/proc/self/fd/" + std::to_string(path);
-    if (open(again.c_str(), O_RDWR) >= 0 || truncate(again.c_str(), 0) == 0) return failed();
+    if (open(again.c_str(), O_RDWR) >= 0) return failed();
+    if (fd == readable && truncate(again.c_str(), 0) == 0) return failed();
     if (call(SYS_execveat, path, arg(""), 0, 0, AT_EMPTY_PATH) >= 0) return failed();
     if (open((name + "/..").c_str(), O_RDONLY) >= 0) return failed();
     if (linkat(AT_FDCWD, name.c_str(), AT_FDCWD, "/tmp/linked", AT_SYMLINK_FOLLOW) == 0)

@@ -278,3 +278,18 @@ TEST_CASE("C interface of plugins: what each error tells") {
   CHECK(dune_plugin_load(library("good").c_str(), &other, &none, nullptr) == -ENOENT);
   CHECK(none == nullptr);
 }
+
+TEST_CASE("C interface of plugins: static programs", "[once]") {
+  REQUIRE(dune::enter().ok());
+  const std::string path = library("program"), base = path.substr(0, path.rfind('.') + 1);
+  dune_plugin* plugin = nullptr;
+  dune_plugin_error error = {};
+  REQUIRE(dune_plugin_load((base + "static").c_str(), nullptr, &plugin, &error) == 0);
+  int sum = 0;
+  CHECK(dune_plugin_call(plugin, dune_plugin_symbol(plugin, "add"), "i(ii)", &error, &sum, 40, 2) ==
+        0);
+  CHECK(sum == 42);
+  dune_plugin_free(plugin);
+  CHECK(dune_plugin_load((base + "stripped").c_str(), nullptr, &plugin, &error) == -ENOEXEC);
+  CHECK(strstr(error.text, "stripped"));
+}
