@@ -53,8 +53,8 @@ int dune_slots_assign(struct dune_slots *slots, u64 va, u64 *gpa);
  */
 int dune_slots_prepare_move(struct dune_slots *slots, u64 from, u64 to);
 /*
- * The slot of from is that of to afterwards.  Does not sleep.  Precondition: dune_slots_prepare_move()
- * allowed it, and nothing of the slot is mapped or cached any more.
+ * The slot of from is that of to afterwards.  Does not sleep.  Precondition:
+ * dune_slots_prepare_move() allowed it, and nothing of the slot is mapped or cached.
  */
 void dune_slots_move(struct dune_slots *slots, u64 from, u64 to);
 
