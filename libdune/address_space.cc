@@ -2,6 +2,7 @@
 #include "libdune/address_space.h"
 
 #include <cerrno>
+#include <type_traits>
 
 #include "libdune/own_memory.h"
 #include "libdune/process.h"
@@ -258,12 +259,34 @@ uint64_t AddressSpace::take(const Mapping& m, uint64_t bits, Batch& batch) {
   return set;
 }
 
+namespace {
+
+constexpr uint64_t kAreaWords = bytes(PageSize::k2M) / 4096 / 64;
+
+// Under the lock its pages must not fault: the fault would want the lock.
+template <class Word>
+void reach(Word& word) {
+  if constexpr (std::is_const_v<Word>)
+    (void)__atomic_load_n(&word, __ATOMIC_RELAXED);
+  else
+    __atomic_fetch_or(&word, 0, __ATOMIC_RELAXED);
+}
+template <class Word>
+void reach(Word* words, uint64_t count) {
+  for (uint64_t i = 0; i < count; i += 4096 / sizeof(*words)) reach(words[i]);
+  if (count) reach(words[count - 1]);
+}
+
+}  // namespace
+
 Result<void> AddressSpace::take_pages(Gva start, uint64_t blocks, uint64_t bits, bool clear,
                                       const uint64_t* mask, uint64_t* found, Batch* batch) {
   constexpr uint64_t kBlock = bytes(PageSize::k2M);
   if (start.value % kBlock || blocks > kUserEnd / kBlock) return Error{EINVAL};
   auto good = check(start, blocks * kBlock, batch);
   if (!good) return good;
+  reach(mask, blocks * kAreaWords);
+  reach(found, blocks * kAreaWords);
   Access access(index_, generation_);
   if (!access) return access.error();
   FlushScope scope(access, batch ? &batch->stale_ : nullptr);

@@ -23,17 +23,31 @@ bool alone(const Thread& self) {
          !__atomic_load_n(&self.next, __ATOMIC_SEQ_CST);
 }
 
+// Code between __start and __stop holds a lock whenever it has interrupts off; nothing is
+// called from there meanwhile.
+#define HOLDS_LOCK [[gnu::section("dune_change_page"), gnu::flatten]]
+extern "C" {
+[[gnu::visibility("hidden")]] extern const char __start_dune_change_page[];
+[[gnu::visibility("hidden")]] extern const char __stop_dune_change_page[];
+}
+
 // Under the lock of a space, if the handle is good and nobody else has it.  (Not RAII: the
-// fewer registers, the fewer to save.)
-inline bool open(Space& s, uint32_t generation, uint64_t* flags) {
-  asm volatile("pushfq; cli; popq %0" : "=r"(*flags) : : "memory");  // no red zone here
-  if (__builtin_expect(!s.lock.try_lock(), 0)) return false;
-  if (__builtin_expect(s.alive() && s.generation == generation, 1)) return true;
-  s.lock.unlock();
+// fewer registers, the fewer to save.)  False, too, where interrupts are off already.
+inline bool open(Space& s, uint32_t generation) {
+  uint64_t flags;
+  asm volatile("pushfq; popq %0" : "=r"(flags) : : "memory");  // no red zone here
+  if (__builtin_expect(!(flags & 0x200), 0)) return false;
+  asm volatile("cli" : : : "memory");
+  if (__builtin_expect(s.lock.try_lock(), 1)) {
+    if (__builtin_expect(s.alive() && s.generation == generation, 1)) return true;
+    s.lock.unlock();
+  }
+  enable_interrupts();
   return false;
 }
-inline void close(uint64_t flags) {
-  if (flags & 0x200) enable_interrupts();
+inline void close(Space& s) {
+  s.lock.unlock();
+  enable_interrupts();
 }
 
 // Mapped, and by the program: memory of libdune never is (map_in_spaces()).
@@ -49,10 +63,9 @@ inline void replace(uint64_t* entry, uint64_t old, uint64_t set, uint64_t clear)
 bool take_rights(uint32_t index, uint32_t generation, uint64_t va, uint64_t set, uint64_t clear) {
   Space& s = spaces[index];
   Thread& self = *Thread::current();
-  uint64_t flags;
   bool done = false;
 
-  if (open(s, generation, &flags)) {
+  if (open(s, generation)) {
     uint64_t* entry = s.map.page_entry(va);
     const uint64_t old = entry ? __atomic_load_n(entry, __ATOMIC_ACQUIRE) : 0;
     done = may_change(old) && alone(self);
@@ -64,19 +77,17 @@ bool take_rights(uint32_t index, uint32_t generation, uint64_t va, uint64_t set,
       uint64_t& seen = self.seen()[index];
       if (self.active_space == index && seen == gen - 1) seen = gen;
     }
-    s.lock.unlock();
+    close(s);
   }
-  close(flags);
   return done;
 }
 
 // Nothing that a TLB holds is wrong afterwards.
 inline bool grant(uint32_t index, uint32_t generation, uint64_t va, uint64_t set, uint64_t clear) {
   Space& s = spaces[index];
-  uint64_t flags;
   bool done = false;
 
-  if (__builtin_expect(open(s, generation, &flags), 1)) {
+  if (__builtin_expect(open(s, generation), 1)) {
     uint64_t* entry = s.map.page_entry(va);
     if (__builtin_expect(entry != nullptr, 1)) {
       const uint64_t old = __atomic_load_n(entry, __ATOMIC_ACQUIRE);
@@ -85,9 +96,8 @@ inline bool grant(uint32_t index, uint32_t generation, uint64_t va, uint64_t set
         done = true;
       }
     }
-    s.lock.unlock();
+    close(s);
   }
-  close(flags);
   return done;
 }
 
@@ -95,8 +105,13 @@ constexpr uint64_t kSimple = kPteChoice & ~uint64_t{kPtePresent};  // no leaf co
 
 }  // namespace
 
-Result<void> AddressSpace::change(Gva at, uint64_t bytes, uint64_t set, uint64_t clear,
-                                  Batch* batch) {
+bool in_change_page(uint64_t rip) {
+  return rip >= reinterpret_cast<uint64_t>(__start_dune_change_page) &&
+         rip < reinterpret_cast<uint64_t>(__stop_dune_change_page);
+}
+
+HOLDS_LOCK Result<void> AddressSpace::change(Gva at, uint64_t bytes, uint64_t set, uint64_t clear,
+                                             Batch* batch) {
   const bool simple = bytes == kPage && !batch && !((set | clear) & ~kSimple) &&
                       !(set & kPteUser) && !(at.value & (kPage - 1 + ~(kUserEnd - 1))) &&
                       in_dune() && index_ < kMaxSpaces;
@@ -108,7 +123,8 @@ Result<void> AddressSpace::change(Gva at, uint64_t bytes, uint64_t set, uint64_t
   return change_range(at, bytes, set, clear, batch);
 }
 
-Result<void> AddressSpace::change_taking(Gva at, uint64_t set, uint64_t clear) {
+HOLDS_LOCK [[gnu::noinline]] Result<void> AddressSpace::change_taking(Gva at, uint64_t set,
+                                                                      uint64_t clear) {
   if (take_rights(index_, generation_, at.value, set, clear)) return {};
   return change_range(at, kPage, set, clear, nullptr);
 }

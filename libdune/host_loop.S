@@ -141,8 +141,8 @@ PLACE dune_host_exited
  * dune_host_syscall, behind which the kernel may enter the guest.
  */
 PLACE dune_host_tracked
-	cmpl	$0, THREAD_HAS_KEPT(%r13)
-	jne	4f
+	cmpl	$KEPT_NEW, THREAD_HAS_KEPT(%r13)
+	je	4f
 	mov	RUN_RDI(%rbx), %rdi
 	mov	RUN_RSI(%rbx), %rsi
 	mov	RUN_RDX(%rbx), %rdx

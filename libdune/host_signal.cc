@@ -16,6 +16,7 @@
 #include "libdune/ring_block.h"
 #include "libdune/signals.h"
 #include "libdune/soft_dirty.h"
+#include "libdune/space.h"
 #include "libdune/sys.h"
 
 namespace dune {
@@ -49,6 +50,7 @@ enum class Where : uint8_t {
   kGuest,   // the registers are the guest's; it goes on in Dune mode
   kNative,  // the thread has left Dune mode
   kLater,   // no frame can be built here
+  kLocked,  // as kGuest, but in a call of libdune's (lock.h): not now
 };
 
 void registers_from_run(const dune_run& run, KernelRegisters& r) {
@@ -98,6 +100,11 @@ void registers_to_run(const KernelRegisters& r, dune_run& run) {
   run.set = DUNE_SET_RIP | DUNE_SET_RSP | DUNE_SET_RFLAGS;
 }
 
+// Ring 0 holds a lock of libdune's, or is about to.
+bool in_section(const Thread& thread, const KernelRegisters& r) {
+  return !(r.rflags & kRflagsInterrupts) && (thread.sections || in_change_page(r.rip));
+}
+
 // The guest is parked: asks the module where.  A trap's first and last instructions run
 // on an IST stack, where a signal frame would be in the way of the next trap; the guest
 // asks for its signal at the end of them (guest_entry.S).
@@ -138,7 +145,7 @@ Where parked(Thread& thread, KernelRegisters& r) {
     if (!within(r.rip, dune_guest_trap_end, dune_guest_trap_done)) return Where::kLater;
     registers_from_frame(frame->tf, r);
   }
-  return Where::kGuest;
+  return in_section(thread, r) ? Where::kLocked : Where::kGuest;
 }
 
 // The guest's system call has not been made: the guest makes it again after the handler.
@@ -146,7 +153,7 @@ Where before_call(Thread& thread, KernelRegisters& r, bool has_rax) {
   const uint64_t rax = r.rax;  // may have become restart_syscall
   Where where = parked(thread, r);
 
-  if (where != Where::kGuest) return where;
+  if (where == Where::kLater) return where;
   if (has_rax) r.rax = rax;
   r.rip -= kSyscallInsnBytes;
   return where;
@@ -156,7 +163,7 @@ Where after_call(Thread& thread, KernelRegisters& r) {
   const uint64_t rax = r.rax;
   Where where = parked(thread, r);
 
-  if (where == Where::kGuest) r.rax = rax;
+  if (where != Where::kLater) r.rax = rax;
   return where;
 }
 
@@ -274,13 +281,27 @@ void keep(Thread& thread, const KernelSigInfo& info, KernelContext& native, uint
       kept.context.registers.fpstate = reinterpret_cast<uint64_t>(thread.kept_state());
     }
   }
-  thread.has_kept = 1;
+  thread.has_kept = KEPT_NEW;
   native.mask = kAllSignals;
   if (thread.mode == kModeHost && thread.run && ring3_marked(thread)) raise_notice(thread);
 }
 
 // Some thread may call rt_sigreturn, but not rt_sigprocmask.
 bool strict_mode;
+
+// The same in a call of libdune's: the guest goes on with it, and takes an interrupt behind it
+// that asks for the signal.
+void keep_until_unlocked(Thread& thread, const KernelSigInfo& info, const KernelRegisters& r,
+                         KernelContext& native) {
+  const uint64_t fp = native.registers.fpstate;
+
+  keep(thread, info, native, mask_in_force(thread, native));
+  thread.has_kept = KEPT_WAITS;
+  registers_to_run(r, *thread.run);
+  raise_notice(thread);
+  go_host(thread, dune_host_run, kAllSignals, native);
+  native.registers.fpstate = fp;
+}
 
 // In a thread that has nothing to do with Dune mode: calls the program's handler here.
 void call_natively(const KernelSigInfo& info, KernelContext& native) {
@@ -335,8 +356,17 @@ extern "C" [[gnu::visibility("hidden")]] void dune_host_signal(int, KernelSigInf
     if (is_our_own_fault(*info)) own_fault(*info, native->registers);
     return keep(*thread, *info, *native, mask_in_force(*thread, *native));
   }
-  if (thread->mode == kModeOnce && !at_the_instruction(*thread, *info, r))
-    soft_dirty_ran_natively();
+  if (where == Where::kLocked) return keep_until_unlocked(*thread, *info, r, *native);
+  if (thread->mode == kModeOnce) {
+    if (at_the_instruction(*thread, *info, r)) {
+      // This one cannot wait, and its handler may need the lock.
+      if (thread->sections) own_fault(*info, native->registers);
+      // Natively the flag is set always.
+      r.rflags &= thread->native_frame()->rflags | ~kRflagsInterrupts;
+    } else {
+      soft_dirty_ran_natively();
+    }
+  }
   // A seccomp filter's trap says where the call was made.
   if (info->signal == SIGSYS && info->code > 0) info->fields[0] = r.rip;
   const uint64_t live_mask =
@@ -365,8 +395,13 @@ extern "C" [[gnu::visibility("hidden")]] void dune_host_deliver_kept(Thread* thr
   if (tf) {
     registers_from_frame(*tf, r);
     if (thread->leaving != kModeOnce) where = Where::kNative;
-  } else if (parked(*thread, r) != Where::kGuest) {
-    return;  // on an IST stack still
+  } else {
+    where = parked(*thread, r);
+    if (where != Where::kGuest) {  // on an IST stack still, or in a call of libdune's
+      thread->has_kept = KEPT_WAITS;
+      if (where == Where::kLocked) raise_notice(*thread);
+      return;
+    }
   }
   thread->has_kept = 0;
   KernelContext context;

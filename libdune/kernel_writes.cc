@@ -297,6 +297,8 @@ void track_kernel_writes(bool on) {
   for (uint32_t nr = kFirstUnknown; nr < 512; nr++) make_special(nr);
 }
 
+void kernel_writes_after_fork() { users_lock = SpinLock(); }
+
 bool tracks_kernel_writes() { return __atomic_load_n(&dune_write_trackers, __ATOMIC_ACQUIRE) != 0; }
 
 bool untrackable_call(uint32_t nr) {

@@ -35,6 +35,8 @@ namespace dune {
 // Counted: the table is in use until everyone has taken his request back.
 void track_kernel_writes(bool on);
 bool tracks_kernel_writes();
+// In a fork child: who held the lock may not exist here.
+void kernel_writes_after_fork();
 // Calls of this number (below 512) take the way over the host side from now on.
 void make_special(uint32_t nr);
 

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "libdune/offsets.h"
 #include "libdune/ring0.h"
 #include "libdune/sys.h"
 
@@ -39,22 +40,57 @@ class SpinLock {
 // The stack below, before a lock is taken: its page may fault, and the fault wants the lock.
 inline void touch_stack() { asm volatile("orq $0, -4096(%%rsp)" : : : "memory", "cc"); }
 
-// Interrupts between threads stay out: their handlers may want the same lock.
-class NoInterrupts {
+// In ring 0, where a lock of libdune's is held or waited for: what comes in between may want the
+// same lock.  Interrupts are off, and counted in the Thread, by which host_signal.cc knows to
+// keep a signal; it raises kSignalVector, which strikes when interrupts are on again.
+// (change_page.cc has its own way.)
+class Section {
  public:
-  NoInterrupts() {
+  void begin() {
     if (ring() != 0) return;
     touch_stack();
-    were_on_ = disable_interrupts();
+    thread_ = descriptor_table().value - THREAD_GDT;
+    were_on_ = interrupts_on();
+    if (were_on_) {
+      // The outermost, whatever a handler has left behind that did not return.  Twice: a
+      // signal's handler that starts between the last two is to have interrupts on.
+      sections() = 1;
+      disable_interrupts();
+      sections() = 1;
+    } else {
+      sections() = sections() + 1;
+    }
   }
-  ~NoInterrupts() {
-    if (were_on_) enable_interrupts();
+  void end() {
+    if (!thread_) return;
+    if (were_on_) {
+      enable_interrupts();
+      sections() = 0;
+      return;
+    }
+    sections() = sections() - 1;
+    if (!sections() && word(THREAD_HAS_KEPT)) hypercall(HC_SIGNAL);
   }
+
+ private:
+  volatile uint32_t& word(uint64_t offset) const {
+    return *reinterpret_cast<volatile uint32_t*>(thread_ + offset);
+  }
+  volatile uint32_t& sections() const { return word(THREAD_SECTIONS); }
+
+  uint64_t thread_ = 0;
+  bool were_on_ = false;
+};
+
+class NoInterrupts {
+ public:
+  NoInterrupts() { section_.begin(); }
+  ~NoInterrupts() { section_.end(); }
   NoInterrupts(const NoInterrupts&) = delete;
   NoInterrupts& operator=(const NoInterrupts&) = delete;
 
  private:
-  bool were_on_ = false;
+  Section section_;
 };
 
 class Locked {

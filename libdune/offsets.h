@@ -41,6 +41,7 @@
 #define THREAD_NATIVE_STACK 32
 #define THREAD_NEXT 88
 #define THREAD_GDT 96
+#define THREAD_SECTIONS 544
 #define THREAD_FROM_HANDLER_LOW 286720
 #define THREAD_FROM_HANDLER_HIGH 24576
 #define HANDLER_STACK_BYTES 262144
@@ -50,6 +51,9 @@
 #define FRAME_TO_THREAD 291072
 
 #define MODE_HOST 0
+/* In has_kept */
+#define KEPT_NEW 1   /* to be delivered at the end of what goes on on the host side */
+#define KEPT_WAITS 2 /* the guest has to go on first, and will ask for it */
 
 /* dune::RingBlock, and the mark in the GDT that says that the thread is in ring 3 */
 #define RING_THREAD 0

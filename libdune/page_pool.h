@@ -42,6 +42,9 @@ class PagePool {
   size_t in_use() const { return in_use_; }
   size_t ever_used() const { return next_; }
 
+  // In a fork child: the holder of the lock may not exist here.
+  void unlock_after_fork() { lock_ = SpinLock(); }
+
   // Address space for the pages; alloc() does it too.
   Result<void> reserve();
 

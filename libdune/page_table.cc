@@ -50,42 +50,34 @@ void TableArena::init(Hva base, size_t size, Gpa gpa) {
   next_ = 0;
   free_ = 0;
   in_use_ = 0;
-  locked_ = 0;
+  lock_ = SpinLock();
 }
-
-void TableArena::lock() {
-  while (__atomic_test_and_set(&locked_, __ATOMIC_ACQUIRE)) asm volatile("pause");
-}
-
-void TableArena::unlock() { __atomic_clear(&locked_, __ATOMIC_RELEASE); }
 
 Result<Gpa> TableArena::alloc() {
   Gpa page;
-
-  lock();
-  if (free_) {
-    page = Gpa(free_);
-    free_ = entries(page)[0];
-  } else if (next_ < size_) {
-    page = gpa_ + next_;
-    next_ += kPage;
-  } else {
-    unlock();
-    return Error{ENOMEM, "no room left for guest page tables"};
+  {
+    Locked locked(lock_);
+    if (free_) {
+      page = Gpa(free_);
+      free_ = entries(page)[0];
+    } else if (next_ < size_) {
+      page = gpa_ + next_;
+      next_ += kPage;
+    } else {
+      return Error{ENOMEM, "no room left for guest page tables"};
+    }
+    in_use_++;
   }
-  in_use_++;
-  unlock();
   entries(page)[0] = 0;
   return page;
 }
 
 void TableArena::free(Gpa page) {
   zero_page(entries(page));
-  lock();
+  Locked locked(lock_);
   entries(page)[0] = free_;
   free_ = page.value;
   in_use_--;
-  unlock();
 }
 
 void TableArena::reset(Gpa gpa) {

@@ -2,9 +2,8 @@
 //
 // page_table.h - x86-64 4-level page tables (SDM vol. 3A, 4.5), in ring 0 or not.
 //
-// Everything here is plain memory work: no privileged instruction, no system call,
-// no lock held while a caller waits.  So it runs in a trap handler, natively before
-// entry, and in a unit test.  Entries are changed by compare-and-swap, because the CPU
+// Everything here is plain memory work, but for the arena's lock (lock.h).  So it runs in a
+// trap handler, natively before entry, and in a unit test.  Entries are changed by compare-and-swap, because the CPU
 // sets accessed and dirty bits at any time and other threads share the table.
 //
 // TLB: nothing here flushes.  After taking away a permission or clearing a dirty or
@@ -16,6 +15,7 @@
 #include <cstdint>
 
 #include "libdune/address.h"
+#include "libdune/lock.h"
 #include "libdune/result.h"
 
 #pragma GCC visibility push(default)
@@ -77,16 +77,13 @@ class TableArena {
   bool half_used() const { return in_use_ * 4096 > size_ / 2; }
 
  private:
-  void lock();
-  void unlock();
-
   Hva base_;
   Gpa gpa_;
   size_t size_ = 0;
   size_t next_ = 0;    // byte offset of the first page that was never handed out
   uint64_t free_ = 0;  // GPA of the first freed page, which holds the next; 0: none
   size_t in_use_ = 0;
-  uint8_t locked_ = 0;
+  SpinLock lock_;
 };
 
 // A leaf entry in place.  Stays valid until the entry is split or unmapped.

@@ -8,6 +8,7 @@
 
 #include <cerrno>
 
+#include "libdune/kernel_writes.h"
 #include "libdune/late_writes.h"
 #include "libdune/offsets.h"
 #include "libdune/own_fds.h"
@@ -264,6 +265,8 @@ Result<void> Process::fill(bool fresh) {
     threads = nullptr;
     threads_lock = SpinLock();
     spare_threads.lock = SpinLock();
+    pool.unlock_after_fork();
+    kernel_writes_after_fork();
   }
   auto gpa = slots.gpa(arena_base.value);
   if (!gpa) return fail(gpa.error());

@@ -57,16 +57,17 @@ inline void flush_tlb(Gva gva) { asm volatile("invlpg (%0)" : : "r"(gva.value) :
 // Drops all translations of the current PCID on this CPU.
 inline void flush_tlb() { asm volatile("mov %0, %%cr3" : : "r"(read_cr3()) : "memory"); }
 
-// CLI; says whether interrupts were on.  (PUSHF must not hit the caller's red zone.)
-inline bool disable_interrupts() {
+// RFLAGS.IF.  (PUSHF must not hit the caller's red zone.)
+inline bool interrupts_on() {
   constexpr uint64_t kInterruptFlag = 1 << 9;
   uint64_t flags;
-  asm volatile("lea -128(%%rsp), %%rsp; pushfq; cli; popq %0; lea 128(%%rsp), %%rsp"
+  asm volatile("lea -128(%%rsp), %%rsp; pushfq; popq %0; lea 128(%%rsp), %%rsp"
                : "=r"(flags)
                :
                : "memory");
   return flags & kInterruptFlag;
 }
+inline void disable_interrupts() { asm volatile("cli" : : : "memory"); }
 inline void enable_interrupts() { asm volatile("sti" : : : "memory"); }
 
 // SGDT: where this thread's descriptor table is.

@@ -3,6 +3,8 @@
 // signals.cc - the program's actions and alternate stack: rt_sigaction, sigaltstack.
 #include "libdune/signals.h"
 
+#include <asm/signal.h>
+
 #include <cerrno>
 
 #include "libdune/host.h"
@@ -104,7 +106,12 @@ KernelStack AlternateStack::query(uint64_t sp) const {
   return {stack_.base, state | (stack_.flags & kSsAutoDisarm), 0, stack_.size};
 }
 
+// With all blocked: a handler that is ours by now would wait for the table's lock.
 void import_signal_actions() {
+  const uint64_t all = kAllSignals;
+  uint64_t before;
+
+  sys::call(__NR_rt_sigprocmask, SIG_SETMASK, sys::arg(&all), sys::arg(&before), sizeof(all));
   for (int signal = 1; signal <= kSignals; signal++) {
     KernelAction action;
     if (signal == kSigKill || signal == kSigStop) continue;
@@ -114,6 +121,7 @@ void import_signal_actions() {
     const KernelAction native = native_action(action);
     native_sigaction(signal, &native, nullptr);
   }
+  sys::call(__NR_rt_sigprocmask, SIG_SETMASK, sys::arg(&before), 0, sizeof(before));
 }
 
 Result<void> take_signal_stack(Thread& thread) {

@@ -13,8 +13,9 @@
 // host side as any system call that concerns the thread's state; it makes a native one.
 //
 // Where no frame can be built at once (C++ code of the host side, the guest on an IST
-// stack), the signal is kept in the Thread, all signals are blocked, and whoever comes to
-// the end of that stretch delivers it.
+// stack), or no handler may run (the guest holds a lock of libdune's, lock.h), the signal is
+// kept in the Thread, all signals are blocked, and whoever comes to the end of that stretch
+// delivers it.
 #ifndef LIBDUNE_SIGNALS_H
 #define LIBDUNE_SIGNALS_H
 

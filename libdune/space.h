@@ -53,6 +53,8 @@ void init_spaces(const PageTable& table, bool fork_child);
 // A new thread's memory in all spaces: the default mapping, whatever was there before.
 // Nobody takes it away again once process.threads has the thread.
 Result<void> map_in_spaces(Hva start, uint64_t bytes);
+// Whether `rip` is where one page is changed; with interrupts off that holds a space's lock.
+[[gnu::visibility("hidden")]] bool in_change_page(uint64_t rip);
 // Loads CR3 with the space; see AddressSpace::activate().
 void switch_space(Thread& thread, uint32_t index);
 // Frees a dying space that no thread uses any more.

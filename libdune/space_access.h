@@ -25,10 +25,7 @@ class Access {
       return;
     }
     space_ = &spaces[index];
-    if (ring() == 0) {
-      touch_stack();
-      interrupts_were_on_ = disable_interrupts();
-    }
+    section_.begin();
     space_->lock.lock();
     if (__builtin_expect(!space_->alive() || space_->generation != generation, 0))
       refuse(index, generation);
@@ -60,12 +57,12 @@ class Access {
   void release() {
     space_->lock.unlock();
     space_ = nullptr;
-    if (interrupts_were_on_) enable_interrupts();
+    section_.end();
   }
 
   Space* space_ = nullptr;
   Error error_;
-  bool interrupts_were_on_ = false;
+  Section section_;
 };
 
 // Flushes at the end of the scope, unless there is a batch that will.

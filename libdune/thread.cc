@@ -46,6 +46,7 @@ static_assert(offsetof(Thread, has_kept) == THREAD_HAS_KEPT);
 static_assert(THREAD_HAS_KEPT == THREAD_MODE + 4 && THREAD_MODE % 8 == 0);
 static_assert(offsetof(Thread, native_stack) == THREAD_NATIVE_STACK);
 static_assert(offsetof(Thread, gdt) == THREAD_GDT);
+static_assert(offsetof(Thread, sections) == THREAD_SECTIONS);
 static_assert(kThreadAt - kHandlerStackAt == THREAD_FROM_HANDLER_LOW);
 static_assert(kThreadAt - kIstAt == THREAD_FROM_HANDLER_HIGH);
 static_assert(kHandlerStackBytes == HANDLER_STACK_BYTES);
@@ -250,7 +251,7 @@ Result<void> Thread::create_vcpu() {
     close_vcpu();
     return Error{static_cast<int>(-ret), "the module refuses the VCPU's state"};
   }
-  active_space = 0;
+  active_space = loaded_space = 0;
   ring_block() = {};
   ring_block().thread = this;
   ring_block().root.entry_sp = handler_stack_high();

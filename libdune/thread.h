@@ -112,7 +112,7 @@ struct alignas(16) Thread {
   int32_t vcpu_fd;
   Mode leaving;       // what dune_host_native() makes of `mode`
   Mode mode;          // these two are looked at together behind a trap
-  uint32_t has_kept;  // a signal waits in `kept`, and all are blocked
+  uint32_t has_kept;  // a signal waits in `kept`, and all are blocked: KEPT_NEW, KEPT_WAITS
   KernelStack native_stack;
   bool entered_by_call;   // dune_enter_guest() waits for a result in rax
   bool parent_frees;      // a vfork child: its parent frees this block
@@ -124,8 +124,10 @@ struct alignas(16) Thread {
   Thread* next;           // in process.threads
   Gdt gdt;
   Tss tss;
-  KernelWrites writes;  // of the system call in flight
-  int32_t tid;          // Linux's number of the thread
+  KernelWrites writes;    // of the system call in flight
+  int32_t tid;            // Linux's number of the thread
+  uint32_t loaded_space;  // active_space as of the last load of CR3 (space.h)
+  uint32_t sections;      // of ring 0's calls into libdune: NoInterrupts that are alive
 
   SignalTable* signals;      // the process's, or
   SignalTable own_signals;   // of one that shares memory but not handlers (vfork)

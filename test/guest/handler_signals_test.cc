@@ -15,6 +15,7 @@
 #include <string>
 #include <thread>
 
+#include "libdune/address_space.h"
 #include "libdune/dune.hpp"
 #include "libdune/interrupts.h"
 #include "test/guest/in_child.h"
@@ -106,7 +107,10 @@ TEST_CASE("an interrupt that nobody handles, at the start of a page") {
           if (!dune::enter()) return "enter";
           static int struck;
           dune::on_trap(72, [](dune_tf& tf, void*) {
-            if (tf.rip != reinterpret_cast<uint64_t>(page)) return;
+            if (tf.rip != reinterpret_cast<uint64_t>(page)) {  // not there yet
+              (void)dune::set_timer(2'000'000, 72);
+              return;
+            }
             if (struck++ == 0) {
               (void)dune::set_timer(2'000'000, 72);
               (void)dune::send_interrupt(gettid(), 71);
@@ -207,4 +211,95 @@ TEST_CASE("a signal that strikes where a trap's frame is made", "[smp][once][120
           other.join();
           return wrong ? std::to_string(wrong) + " of " + std::to_string(turns) + " wrong" : "";
         }) == "");
+}
+
+// It was on behind a handler that had made the access good, and interrupts came.
+TEST_CASE("RFLAGS.IF stays off over a fault that Linux makes a signal") {
+  CHECK(in_child([]() -> std::string {
+          static char* page;
+          static bool in_handler;
+          page = static_cast<char*>(
+              mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+          if (page == MAP_FAILED || !dune::enter()) return "enter";
+          install(
+              SIGSEGV,
+              [](int) {
+                in_handler = interrupts_on();
+                if (mprotect(page, 4096, PROT_READ | PROT_WRITE)) _exit(2);
+              },
+              0);
+          asm volatile("cli");
+          *page = 1;
+          const bool off = !interrupts_on();
+          asm volatile("sti");
+          if (!off) return "on behind the handler";
+          return in_handler ? "on in the handler" : "";
+        }) == "");
+}
+
+// The handler ran right there, and waited for ever for the lock of the call below it.
+TEST_CASE("a signal that strikes in a call that changes page tables", "[smp]") {
+  for (const bool both_threads : {false, true}) {
+    CHECK(in_child([=]() -> std::string {
+            static char* page;  // written by the signal's handler, the rights to it come by a fault
+            static char* other_page;
+            static std::atomic<bool> stop;
+            static std::atomic<int> handled, faults, wrong;
+            constexpr uint64_t kPage = 4096, kWritable = dune::kPteWritable;
+            alarm(20);
+            page = static_cast<char*>(mmap(nullptr, 8 * kPage, PROT_READ | PROT_WRITE,
+                                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+            other_page = page + 4 * kPage;
+            if (!dune::enter()) return "enter";
+            auto set = [](char* at, uint64_t rights) {
+              if (!dune::main_space().protect(dune::Gva(at), kPage,
+                                              dune::kPtePresent | rights | dune::kPteNoExecute))
+                wrong++;
+            };
+            set(page, 0);
+            dune::on_page_fault(
+                [](dune::Gva at, uint64_t, dune_tf& tf, void* context) {
+                  (*static_cast<decltype(set)*>(context))(page, kWritable);
+                  faults++;
+                  if (at.value != reinterpret_cast<uint64_t>(page)) wrong++;
+                  if (!(tf.rflags & 0x200)) wrong++;  // a call of libdune's had them off
+                },
+                &set);
+            static decltype(set)* protect = &set;
+            install(
+                SIGUSR1,
+                [](int) {
+                  if (!interrupts_on()) wrong++;
+                  (*protect)(page, 0);
+                  *page = 1;
+                  handled++;
+                },
+                0);
+            const pid_t pid = getpid(), tid = gettid();
+            std::thread other([=] {
+              sigset_t all;
+              sigfillset(&all);
+              sigprocmask(SIG_SETMASK, &all, nullptr);
+              for (int sent = 0; sent < 300; sent++) {
+                syscall(SYS_tgkill, pid, tid, SIGUSR1);
+                const int before = handled;
+                for (int i = 0; handled == before && i < 100'000; i++) {
+                  if (both_threads) set(page + kPage, i & 1 ? kWritable : 0);
+                }
+              }
+              stop = true;
+            });
+            for (int i = 0; !stop; i++) {
+              set(other_page, i & 1 ? kWritable : 0);  // of 4 KiB, by change_page.cc too
+              (void)dune::main_space().change(dune::Gva(other_page), kPage, 0, kWritable);
+              (void)dune::main_space().change(dune::Gva(other_page), kPage, kWritable, 0);
+              auto space = dune::AddressSpace::create();
+              if (!space) wrong++;
+            }
+            other.join();
+            if (handled < 10 || faults != handled)
+              return std::to_string(handled) + " handled, " + std::to_string(faults) + " faults";
+            return wrong ? std::to_string(wrong) + " wrong" : "";
+          }) == "");
+  }
 }
