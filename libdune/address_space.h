@@ -84,7 +84,8 @@ class AddressSpace {
   Result<AddressSpace> clone(Clone how = Clone::kShared);
   void destroy();
 
-  // What the calling thread uses from now on.  EPERM: natively.
+  // What the calling thread uses from now on.  EPERM: natively.  Against destroy() on another
+  // thread: EBADF, or the space stays until the calling thread leaves it.
   Result<void> activate() const;
   bool active() const;           // on the calling thread
   Result<uint64_t> cr3() const;  // root and PCID, as CR3 takes them

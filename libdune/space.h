@@ -20,7 +20,7 @@ struct alignas(64) Space {
   SpinLock lock;  // the tables and everything below; tlb_gen is read without
   bool used;
   bool dying;           // freed by its owner while a thread was in it
-  uint32_t generation;  // of the handles that are good
+  uint32_t generation;  // of the handles that are good; another once it is dying
   uint64_t quick_cr3;   // what CR3 takes to come here, without a flush if there are PCIDs
   // Counts changes that TLBs must learn of.  A thread that uses the space with an older
   // number (Thread::seen) has to flush when it switches to it.
@@ -66,24 +66,44 @@ Result<void> fill_active(Gva gva);
 [[gnu::visibility("hidden")]] AddressSpace* space_of_root(const void* root);
 
 // Goes to a space that is alive; inline, and the rare ways are not, because it is what a call
-// into ring 3 does twice (tlb.cc says why it is correct).  kMayBeFreed: somebody may have freed
-// the space that is left.
+// into ring 3 does twice (tlb.cc says why it is correct).  kMayBeFreed: somebody may free the
+// space that is left; without it that is the main one, or kept by the caller.
 [[gnu::noinline, gnu::visibility("hidden")]] void reap_left(uint32_t before);
 [[gnu::noinline, gnu::visibility("hidden")]] void flush_and_go(Thread& thread, uint32_t index,
-                                                               uint64_t gen, uint32_t before);
-template <bool kMayBeFreed = true>
-inline void switch_to(Thread& thread, const Space& s, uint32_t index) {
-  const uint32_t before = __atomic_exchange_n(&thread.active_space, index, __ATOMIC_SEQ_CST);
+                                                               uint64_t gen);
+// The second half: active_space was `before`, and is `index` now.
+template <bool kMayBeFreed>
+inline void load_space(Thread& thread, const Space& s, uint32_t index, uint32_t before) {
   const uint64_t gen = __atomic_load_n(&s.tlb_gen, __ATOMIC_SEQ_CST);
 
   if (__builtin_expect(thread.seen()[index] != gen, 0)) {
     // Before any use of the stack: its page may fault in the old space, and be looked for in
     // the new one.
     asm volatile("mov %0, %%cr3" : : "r"(s.quick_cr3 & ~kNoFlush) : "memory");
-    return flush_and_go(thread, index, gen, before);
+    flush_and_go(thread, index, gen);
+  } else {
+    asm volatile("mov %0, %%cr3" : : "r"(s.quick_cr3) : "memory");
   }
-  asm volatile("mov %0, %%cr3" : : "r"(s.quick_cr3) : "memory");
-  if (kMayBeFreed && __builtin_expect(spaces[before].dying, 0)) reap_left(before);
+  if (!kMayBeFreed) return;
+  __atomic_store_n(&thread.loaded_space, index, __ATOMIC_RELEASE);
+  if (__builtin_expect(spaces[before].dying, 0)) reap_left(before);
+}
+template <bool kMayBeFreed = true>
+inline void switch_to(Thread& thread, const Space& s, uint32_t index) {
+  const uint32_t before = __atomic_exchange_n(&thread.active_space, index, __ATOMIC_SEQ_CST);
+  load_space<kMayBeFreed>(thread, s, index, before);
+}
+
+// switch_to() by a handle, which may be freed at the same time.  False: it is not good, and the
+// thread stays where it is.
+inline bool switch_if_good(Thread& thread, const Space& s, uint32_t index, uint32_t generation) {
+  const uint32_t before = __atomic_exchange_n(&thread.active_space, index, __ATOMIC_SEQ_CST);
+  if (__builtin_expect(__atomic_load_n(&s.generation, __ATOMIC_RELAXED) != generation, 0)) {
+    switch_to(thread, spaces[before], before);
+    return false;
+  }
+  load_space<true>(thread, s, index, before);
+  return true;
 }
 
 // The space that a thread is in, to come back to: to the main one, if it is freed meanwhile.
@@ -92,15 +112,12 @@ struct SpaceMark {
   uint32_t generation = 0;
 
   static SpaceMark of(const Thread& thread) {
-    return {thread.active_space, spaces[thread.active_space].generation};
+    const Space& s = spaces[thread.active_space];
+    const uint32_t generation = s.generation;
+    return s.dying ? SpaceMark() : SpaceMark{thread.active_space, generation};
   }
   void go_back(Thread& thread) const {
-    const Space& s = spaces[index];
-    const bool good = s.generation == generation && s.alive();
-    if (good || index == 0)
-      switch_to(thread, s, index);
-    else
-      switch_to(thread, spaces[0], 0);
+    if (!switch_if_good(thread, spaces[index], index, generation)) switch_to(thread, spaces[0], 0);
   }
 };
 

@@ -9,6 +9,7 @@
 #include "libdune/reclaim.h"
 #include "libdune/ring0.h"
 #include "libdune/space_access.h"
+#include "libdune/sys.h"
 #include "libdune/thread.h"
 #include "libdune/tlb.h"
 
@@ -39,6 +40,14 @@ constexpr PageMapHooks kHooks = {
     },
 };
 
+uint32_t generation_after(uint32_t generation) {
+  return (epoch << kEpochShift) | ((generation + 1) & ((1u << kEpochShift) - 1));
+}
+// All handles are bad from here on.
+void next_generation(Space& s) {
+  __atomic_store_n(&s.generation, generation_after(s.generation), __ATOMIC_SEQ_CST);
+}
+
 Result<uint32_t> allocate_space() {
   Locked locked(spaces_lock);
   for (uint32_t i = 1; i < kMaxSpaces; i++) {
@@ -54,7 +63,7 @@ Result<uint32_t> allocate_space() {
 void release_space(uint32_t index) {
   Locked locked(spaces_lock);
   Space& s = spaces[index];
-  s.generation = (epoch << kEpochShift) | ((s.generation + 1) & ((1u << kEpochShift) - 1));
+  next_generation(s);
   s.dying = false;
   s.used = false;
 }
@@ -73,7 +82,7 @@ Result<AddressSpace> publish(uint32_t index, const PageMap& map) {
     s.map = map;
     s.quick_cr3 = quick_cr3(map, index);
     __atomic_add_fetch(&s.tlb_gen, 1, __ATOMIC_SEQ_CST);
-    s.generation = (epoch << kEpochShift) | ((s.generation + 1) & ((1u << kEpochShift) - 1));
+    next_generation(s);
     s.dying = false;
     space = SpaceAccess::handle(index, s.generation);
   }
@@ -181,6 +190,7 @@ void AddressSpace::destroy() {
     handle.index_ = kNone;
     if (!access) return;
     access.space().dying = true;
+    next_generation(access.space());
   }
   if (in_dune() && Thread::current()->active_space == index)
     switch_space(*Thread::current(), 0);  // reaps
@@ -191,14 +201,16 @@ void AddressSpace::destroy() {
 void reap_space(uint32_t index) {
   Space& s = spaces[index];
   PageMap map;
-  {
+  for (;; sys::call(__NR_sched_yield)) {
     Locked locked(s.lock);
     if (!s.used || !s.dying || !s.map.root().value || space_in_use(index)) return;
+    if (space_being_left(index)) continue;
     map = s.map;
     s.map = PageMap();
     // No thread is in it, and no TLB keeps anything of it once tlb_gen has gone on; but a
     // table page may be cached under this PCID: the next user of the PCID flushes first.
     __atomic_add_fetch(&s.tlb_gen, 1, __ATOMIC_SEQ_CST);
+    break;
   }
   map.destroy();
   release_space(index);
@@ -223,16 +235,23 @@ void Batch::commit() {
   {
     Locked locked(s.lock);
     // Freed, but a thread may be in it still.
-    const bool there = s.used && s.generation == generation_ && s.map.root().value;
+    const bool dying = s.dying && s.generation == generation_after(generation_);
+    const bool there = s.used && s.map.root().value && (s.generation == generation_ || dying);
     if (there) return flush_stale(index_, stale_);
   }
   // No TLB has anything of a space that is gone.
   spaces[0].map.free_stale(stale_);
 }
 
+// The space that CR3 says: a signal may have come where the thread had said that it uses
+// another one, and not gone there yet.
 Result<void> fill_active(Gva gva) {
   return with_room(gva, 1, [gva] {
-    Space& s = spaces[Thread::current()->active_space];
+    const uint64_t root = read_cr3() & ~0xfffull;
+    uint32_t index = Thread::current()->active_space;
+    if (spaces[index].map.root().value != root)
+      for (index = 0; index + 1 < top_space && spaces[index].map.root().value != root;) index++;
+    Space& s = spaces[index];
     Locked locked(s.lock);
     return s.map.fill(gva);
   });

@@ -4,7 +4,11 @@
 //
 // A change counts Space::tlb_gen up, then looks who uses the space.  A switch says first
 // which space it goes to (Thread::active_space) and reads tlb_gen then.  So of a change and
-// a switch at the same time at least one sees the other.  What the change does:
+// a switch at the same time at least one sees the other.  So it is with the end of a space,
+// which makes its handles bad, then looks who uses it: a switch reads the generation after it
+// has said where it goes, and goes back when it is another.  While CR3 has yet to be loaded the
+// thread is in the old space (Thread::loaded_space); who frees that one waits for these few
+// instructions.  What the change does:
 //
 //   nobody uses the space         nothing: they flush when they switch to it
 //   only the calling thread       INVLPG or MOV CR3: no VM exit
@@ -52,7 +56,18 @@ void flush_here(const Stale& stale) {
 
 }  // namespace
 
-bool space_in_use(uint32_t space) { return used_by_others(space, nullptr); }
+bool space_in_use(uint32_t space) {
+  // This thread, in a handler that has interrupted its way out: behind that it looks again.
+  if (in_dune() && Thread::current()->loaded_space == space) return true;
+  return used_by_others(space, nullptr);
+}
+
+bool space_being_left(uint32_t space) {
+  Locked locked(process.threads_lock);
+  for (const Thread* t = process.threads; t; t = t->next)
+    if (__atomic_load_n(&t->loaded_space, __ATOMIC_ACQUIRE) == space) return true;
+  return false;
+}
 
 void flush_stale(uint32_t index, Stale& stale) {
   Space& s = spaces[index];
@@ -91,13 +106,12 @@ namespace {
 
 // The rare ways of switch_to().
 void reap_left(uint32_t before) { reap_space(before); }
-void flush_and_go(Thread& thread, uint32_t index, uint64_t gen, uint32_t before) {
+void flush_and_go(Thread& thread, uint32_t index, uint64_t gen) {
   Space& s = spaces[index];
   prepare(thread, s);
   const uint64_t cr3 = s.quick_cr3 & ~kNoFlush;
   asm volatile("mov %0, %%cr3" : : "r"(cr3) : "memory");
   thread.seen()[index] = gen;
-  if (spaces[before].dying) reap_left(before);
 }
 
 namespace {
@@ -113,9 +127,9 @@ void switch_space(Thread& thread, uint32_t index) { switch_to(thread, spaces[ind
 
 Result<void> AddressSpace::activate() const {
   if (!in_dune() || index_ >= kMaxSpaces) return cannot_activate(*this);
-  const Space& s = spaces[index_];
-  if (s.generation != generation_ || !s.alive()) return cannot_activate(*this);
-  switch_to(*Thread::current(), s, index_);
+  const uint32_t index = index_;
+  if (!switch_if_good(*Thread::current(), spaces[index], index, generation_))
+    return cannot_activate(*this);
   return {};
 }
 

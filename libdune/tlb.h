@@ -16,6 +16,8 @@ void flush_stale(uint32_t space, Stale& stale);
 
 // Whether any thread of the process uses the space.
 bool space_in_use(uint32_t space);
+// Whether one is on its way out: it has said that it uses another.
+bool space_being_left(uint32_t space);
 
 }  // namespace dune
 
