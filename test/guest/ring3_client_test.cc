@@ -5,13 +5,19 @@
 #include "libdune/rings.h"
 
 #include <cpuid.h>
+#include <dlfcn.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
+#include <ctime>
+#include <fstream>
+#include <string>
 
 #include <catch2/catch.hpp>
 
@@ -323,6 +329,100 @@ TEST_CASE("memory that Linux refuses is a page fault of ring 3", "[ring3]") {
                               },
                               &seen};
   CHECK(*enter_ring3(frame_of(at), mender) == 12);
+}
+
+namespace {
+
+struct Vdso {
+  Gva code{}, end{}, data{};  // [vdso] and [vvar] of /proc/self/maps
+  uint64_t clock_gettime = 0;
+};
+
+Vdso find_vdso() {
+  Vdso vdso;
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    uint64_t start = 0, end = 0;
+    if (sscanf(line.c_str(), "%lx-%lx", &start, &end) != 2) continue;
+    if (line.ends_with("[vvar]")) vdso.data = Gva(start);
+    if (line.ends_with("[vdso]")) vdso.code = Gva(start), vdso.end = Gva(end);
+  }
+  void* handle = dlopen("linux-vdso.so.1", RTLD_LAZY | RTLD_NOLOAD);
+  if (handle) vdso.clock_gettime = reinterpret_cast<uint64_t>(dlsym(handle, "clock_gettime"));
+  return vdso;
+}
+
+uint64_t nanoseconds(const timespec& t) {
+  return static_cast<uint64_t>(t.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(t.tv_nsec);
+}
+
+}  // namespace
+
+// Linux's code, and the pages that Linux writes the time to, are the process's: ring 3 can be
+// given them to read, and never more than that.
+TEST_CASE("ring 3 reads the time by the vDSO, and cannot change or misuse it", "[ring3][hostile]") {
+  InRing0 ring0;
+  const Vdso vdso = find_vdso();
+  REQUIRE(vdso.clock_gettime);
+  REQUIRE(vdso.data.value);
+  const uint64_t bytes = vdso.end - vdso.data;
+  // Not given: no access.
+  PUT(c3_read);
+  CHECK(*enter_ring3(frame_of(vdso.data.value), kClient) == -1);
+  CHECK(seen.vector == T_PGFLT);
+  REQUIRE(main_space().protect(vdso.data, bytes, kUserReadWrite).ok());  // more than Linux gives
+
+  auto* now = reinterpret_cast<timespec*>(area + 4 * kPage);
+  Ring3Call call = call_of();
+  call.rip = vdso.clock_gettime;
+  call.gpr[0] = CLOCK_MONOTONIC;
+  call.gpr[1] = reinterpret_cast<uint64_t>(now);
+  timespec before, after;
+  clock_gettime(CLOCK_MONOTONIC, &before);
+  seen = {};
+  REQUIRE(call_ring3(call, kClient).ok());
+  clock_gettime(CLOCK_MONOTONIC, &after);
+  CHECK(call.rax == 0);
+  // Where the clock is one that the vDSO cannot read, it makes a system call, which is the client's.
+  if (!seen.syscalls) {
+    CHECK(nanoseconds(*now) >= nanoseconds(before));
+    CHECK(nanoseconds(*now) <= nanoseconds(after));
+  }
+  // The clock that it does not know: the system call has the client's answer.
+  call = call_of();
+  call.rip = vdso.clock_gettime;
+  call.gpr[0] = 77;
+  call.gpr[1] = reinterpret_cast<uint64_t>(now);
+  seen = {};
+  REQUIRE(call_ring3(call, kClient).ok());
+  CHECK(seen.syscalls == 1);
+  CHECK(seen.frame.rax == SYS_clock_gettime);
+  CHECK(call.rax == 1000 + SYS_clock_gettime);
+  // Into memory of ring 0: the fault is ring 3's.
+  static timespec secret;
+  call = call_of();
+  call.rip = vdso.clock_gettime;
+  call.gpr[0] = CLOCK_MONOTONIC;
+  call.gpr[1] = reinterpret_cast<uint64_t>(&secret);
+  seen = {};
+  if (*call_ring3(call, kClient) == Ring3End::kLeft) {
+    CHECK(seen.vector == T_PGFLT);
+    CHECK((seen.frame.cs & 3) == 3);
+  } else {
+    CHECK(seen.syscalls == 1);  // by the system call again
+  }
+  CHECK(nanoseconds(secret) == 0);
+  // Linux's pages stay as they are, whatever the tables of ring 0 say.
+  PUT(c3_write);
+  for (Gva at : {vdso.data, vdso.code}) {
+    seen = {};
+    CHECK(*enter_ring3(frame_of(at.value), kClient) == -1);
+    CHECK(seen.vector == T_PGFLT);
+    CHECK((seen.error & FEC_W) != 0);
+  }
+  REQUIRE(main_space().reset(vdso.data, bytes).ok());
+  CHECK(clock_gettime(CLOCK_MONOTONIC, &before) == 0);
+  CHECK(nanoseconds(before) >= nanoseconds(after));
 }
 
 namespace {
