@@ -71,6 +71,9 @@ Result<void> fill_active(Gva gva);
 [[gnu::noinline, gnu::visibility("hidden")]] void reap_left(uint32_t before);
 [[gnu::noinline, gnu::visibility("hidden")]] void flush_and_go(Thread& thread, uint32_t index,
                                                                uint64_t gen);
+[[gnu::noinline, gnu::visibility("hidden")]] void flush_and_leave(Thread& thread, uint32_t index,
+                                                                  uint64_t gen, uint32_t before);
+[[gnu::noinline, gnu::visibility("hidden")]] void stay(Thread& thread, uint32_t before);
 // The second half: active_space was `before`, and is `index` now.
 template <bool kMayBeFreed>
 inline void load_space(Thread& thread, const Space& s, uint32_t index, uint32_t before) {
@@ -80,10 +83,10 @@ inline void load_space(Thread& thread, const Space& s, uint32_t index, uint32_t 
     // Before any use of the stack: its page may fault in the old space, and be looked for in
     // the new one.
     asm volatile("mov %0, %%cr3" : : "r"(s.quick_cr3 & ~kNoFlush) : "memory");
-    flush_and_go(thread, index, gen);
-  } else {
-    asm volatile("mov %0, %%cr3" : : "r"(s.quick_cr3) : "memory");
+    return kMayBeFreed ? flush_and_leave(thread, index, gen, before)
+                       : flush_and_go(thread, index, gen);
   }
+  asm volatile("mov %0, %%cr3" : : "r"(s.quick_cr3) : "memory");
   if (!kMayBeFreed) return;
   __atomic_store_n(&thread.loaded_space, index, __ATOMIC_RELEASE);
   if (__builtin_expect(spaces[before].dying, 0)) reap_left(before);
@@ -99,7 +102,7 @@ inline void switch_to(Thread& thread, const Space& s, uint32_t index) {
 inline bool switch_if_good(Thread& thread, const Space& s, uint32_t index, uint32_t generation) {
   const uint32_t before = __atomic_exchange_n(&thread.active_space, index, __ATOMIC_SEQ_CST);
   if (__builtin_expect(__atomic_load_n(&s.generation, __ATOMIC_RELAXED) != generation, 0)) {
-    switch_to(thread, spaces[before], before);
+    stay(thread, before);
     return false;
   }
   load_space<true>(thread, s, index, before);

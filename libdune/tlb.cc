@@ -113,6 +113,12 @@ void flush_and_go(Thread& thread, uint32_t index, uint64_t gen) {
   asm volatile("mov %0, %%cr3" : : "r"(cr3) : "memory");
   thread.seen()[index] = gen;
 }
+void flush_and_leave(Thread& thread, uint32_t index, uint64_t gen, uint32_t before) {
+  flush_and_go(thread, index, gen);
+  __atomic_store_n(&thread.loaded_space, index, __ATOMIC_RELEASE);
+  if (spaces[before].dying) reap_left(before);
+}
+void stay(Thread& thread, uint32_t before) { switch_to(thread, spaces[before], before); }
 
 namespace {
 
