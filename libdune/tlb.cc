@@ -127,6 +127,12 @@ namespace {
   return Error{EBADF, "no address space, or freed"};
 }
 
+[[gnu::cold, gnu::noinline]] Result<void> stay_and_refuse(const AddressSpace& space, Thread& thread,
+                                                          uint32_t before) {
+  stay(thread, before);
+  return cannot_activate(space);
+}
+
 }  // namespace
 
 void switch_space(Thread& thread, uint32_t index) { switch_to(thread, spaces[index], index); }
@@ -134,8 +140,13 @@ void switch_space(Thread& thread, uint32_t index) { switch_to(thread, spaces[ind
 Result<void> AddressSpace::activate() const {
   if (!in_dune() || index_ >= kMaxSpaces) return cannot_activate(*this);
   const uint32_t index = index_;
-  if (!switch_if_good(*Thread::current(), spaces[index], index, generation_))
-    return cannot_activate(*this);
+  const Space& s = spaces[index];
+  Thread& thread = *Thread::current();
+  // As switch_if_good(); what is behind a tail call needs no registers saved.
+  const uint32_t before = __atomic_exchange_n(&thread.active_space, index, __ATOMIC_SEQ_CST);
+  if (__builtin_expect(__atomic_load_n(&s.generation, __ATOMIC_RELAXED) != generation_, 0))
+    return stay_and_refuse(*this, thread, before);
+  load_space<true>(thread, s, index, before);
   return {};
 }
 
