@@ -13,7 +13,7 @@ _CASES = TOP / "test" / "differential" / "cases"
 
 EVERY, PAIR, ONCE, LONG = "every", "pair", "once", "long"
 # Files of the Catch2 program that test what stands on the module: each kernel and each number of CPUs will do.
-_UPPER = re.compile(r"address_space|debug_test|gc_|handler_|interrupts|kernel_writes|own_|random_calls|ring|sandbox_|trap_")
+_UPPER = re.compile(r"address_space|audit|debug|gc_|handler_|interrupts|kernel_|numa|own_|perf|random_calls|ring|sandbox_|trap_")
 
 
 def write_list(file, wanted):
@@ -21,7 +21,8 @@ def write_list(file, wanted):
 
     Tags of a Catch2 case: [120s] is its time limit, [smp] means two CPUs.  [once]: its answer is the
     same in each machine of a kernel; [long]: only `make check-full` has the time.  A command says
-    `NAME: once ...` or `NAME: long ...`, a program of programs/ "// suite: long"; these are `pair` else.
+    `NAME: once ...` or `NAME: long ...`, a program of programs/ "// suite: long"; these are `pair` else
+    ("// suite: command": only commands.list runs it).
     `wanted` is asked with a test's kind and CPUs.
     """
     lines = _catch_cases() + _comparisons()
@@ -74,6 +75,8 @@ def _comparisons():
     lines = [f"@add {BUILD / 'libdune-preload.so'}"]
     for source in sorted((_GUEST / "programs").glob("*.cc")):
         kind = re.findall(r"^// suite: (\w+)$", source.read_text(encoding="utf-8"), re.M) or [PAIR]
+        if kind == ["command"]:
+            continue
         lines.append(shlex.join([f"{source.stem}:", *kind, "timeout=120", *compare, str(BUILD / "test" / source.stem)]))
     quick = [path for path in sorted(_CASES.glob("*.sh")) if "\n# quick\n" in path.read_text(encoding="utf-8")]
     needs = "bash sh find sha256sum sort mktemp rm cat tr sleep wc cmp head tail echo".split()

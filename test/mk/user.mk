@@ -35,8 +35,10 @@ CFLAGS := -std=gnu11 $(WARNINGS) -O2 -g -fPIC
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer \
 	-Wno-maybe-uninitialized
 
-# To optimize the tests themselves takes the compiler four times as long.
-sanitize = $(if $(filter test/%,$<),-O0,-O1) $(SANITIZE)
+# What the compiler need not do for the tests themselves: lines will do to debug them, and to
+# optimize sanitized ones takes it four times as long.
+brief = $(if $(filter test/%,$<),-g1)
+sanitize = $(brief) $(if $(filter test/%,$<),-O0,-O1) $(SANITIZE)
 
 unit.sources := kern/ept.c kern/slots.c
 FLAG_FILES := $(wildcard libdune/flags.mk gc/flags.mk sandbox/flags.mk apps/*/flags.mk test/*/flags.mk)
@@ -50,7 +52,7 @@ sources = $(foreach directory,$(1),$(directory)/*.cc $(directory)/*.c $(director
 
 $(B)/obj/%.cc.o: %.cc $(FLAG_FILES)
 	@mkdir -p $(@D)
-	@echo "  CXX $<"; $(CXX) $(CPPFLAGS) $(CXXFLAGS) $($<.flags) -c $< -o $@
+	@echo "  CXX $<"; $(CXX) $(CPPFLAGS) $(CXXFLAGS) $(brief) $($<.flags) -c $< -o $@
 $(B)/obj/%.c.o: %.c
 	@mkdir -p $(@D)
 	@echo "  CC  $<"; $(CC) $(CPPFLAGS) $(CFLAGS) $($<.flags) -c $< -o $@

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // gc_errors - what the adapter and trackers answer where they cannot work.
+// suite: command
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
