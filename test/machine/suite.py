@@ -21,7 +21,7 @@ def write_list(file, wanted):
 
     Tags of a Catch2 case: [120s] is its time limit, [smp] means two CPUs.  [once]: its answer is the
     same in each machine of a kernel; [long]: only `make check-full` has the time.  A command says
-    `NAME: once ...` or `NAME: long ...`, a program of programs/ "// suite: long"; these are `pair` else
+    `NAME: once ...` (or pair, long), a program of programs/ "// suite: long"; these are `pair` else
     ("// suite: command": only commands.list runs it).
     `wanted` is asked with a test's kind and CPUs.
     """
