@@ -139,7 +139,7 @@ TEST_CASE("a space of its own hides and shows") {
   CHECK(moved.activate().error().code == EBADF);
 }
 
-TEST_CASE("copy-on-write: each writer has a copy, readers share") {
+TEST_CASE("copy-on-write: each writer has a copy, readers share", "[threads]") {
   InDune in_dune;
   auto made = AddressSpace::create();
   REQUIRE(made.ok());

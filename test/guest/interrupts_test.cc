@@ -30,7 +30,7 @@ void count_on(uint8_t vector) { on_trap(vector, count, reinterpret_cast<void*>(u
 
 }  // namespace
 
-TEST_CASE("a thread interrupts itself, not while RFLAGS.IF is clear") {
+TEST_CASE("a thread interrupts itself, not while RFLAGS.IF is clear", "[threads]") {
   REQUIRE(enter().ok());
   count_on(40);
   count_on(41);
@@ -50,7 +50,7 @@ TEST_CASE("a thread interrupts itself, not while RFLAGS.IF is clear") {
   leave();
 }
 
-TEST_CASE("the timer interrupts a thread that only counts") {
+TEST_CASE("the timer interrupts a thread that only counts", "[threads]") {
   REQUIRE(enter().ok());
   count_on(50);
   REQUIRE(set_timer(2'000'000, 50).ok());
@@ -71,7 +71,7 @@ TEST_CASE("the timer interrupts a thread that only counts") {
   leave();
 }
 
-TEST_CASE("each thread has a timer of its own, which strikes once") {
+TEST_CASE("each thread has a timer of its own, which strikes once", "[threads]") {
   constexpr int kThreads = 4;
   REQUIRE(enter().ok());
   static std::atomic<int> own[kThreads], others;

@@ -207,7 +207,7 @@ void run_first(int policy) {
 
 }  // namespace
 
-TEST_CASE("gc: words that Linux writes for a thread as it begins and ends") {
+TEST_CASE("gc: words that Linux writes for a thread as it begins and ends", "[threads]") {
   InDune in_dune;
   Watched w;
   alignas(16) static char stack[16384];

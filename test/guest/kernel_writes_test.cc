@@ -411,7 +411,7 @@ TEST_CASE("gc: what brk takes away and gives again is new") {
   call(SYS_brk, before);
 }
 
-TEST_CASE("gc: a call under way counts until it is over") {
+TEST_CASE("gc: a call under way counts until it is over", "[threads]") {
   InDune in_dune;
   Watched w;
   REQUIRE((pipe(pipes) == 0));
@@ -431,7 +431,7 @@ TEST_CASE("gc: a call under way counts until it is over") {
   CHECK(dirty(w.tracker).empty());
 }
 
-TEST_CASE("gc: a signal's frame on a watched stack, in and out of calls") {
+TEST_CASE("gc: a signal's frame on a watched stack, in and out of calls", "[threads]") {
   InDune in_dune;
   Watched w;
   stack_t stack{};

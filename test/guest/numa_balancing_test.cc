@@ -29,7 +29,7 @@ uint64_t counted(const std::string& wanted) {
 
 }  // namespace
 
-TEST_CASE("NUMA balancing on: a guest's pages keep what it wrote", "[ept][events][once]") {
+TEST_CASE("NUMA balancing on: a guest's pages keep what it wrote", "[ept][events][once][threads]") {
   test::Setting on("/proc/sys/kernel/numa_balancing", "1");
   test::Setting delay(NUMA_SCAN "scan_delay_ms", "1");
   test::Setting least(NUMA_SCAN "scan_period_min_ms", "2");

@@ -79,7 +79,7 @@ std::string in_dune(dune::Forward way, const std::function<std::string()>& part)
 }
 
 TEST_CASE("own memory: a hole to munmap, mprotect, madvise and mremap, taken to mmap",
-          "[linux][once]") {
+          "[linux][once][threads]") {
   for (auto way : {dune::Forward::kPlain, dune::Forward::kFast}) {
     CHECK(in_dune(way, [] { return attack(SYS_munmap, 0, 0, 0); }) == "");
     CHECK(in_dune(way, [] { return attack(SYS_mprotect, PROT_NONE, 0, ENOMEM); }) == "");

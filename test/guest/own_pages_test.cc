@@ -166,7 +166,7 @@ TEST_CASE("nobody takes rights from libdune's own pages", "[spaces][once]") {
   CHECK(test::in_child(refuse_all) == "");
 }
 
-TEST_CASE("a new thread's memory is there, in a hole too", "[spaces][once]") {
+TEST_CASE("a new thread's memory is there, in a hole too", "[spaces][once][threads]") {
   using test::in_child;
   CHECK(in_child([] {
           return threads_in(

@@ -89,7 +89,8 @@ std::string profile(dune::Forward forward) {
 
 }  // namespace
 
-TEST_CASE("perf: samples of the clock belong to the thread whose guest runs", "[linux][once]") {
+TEST_CASE("perf: samples of the clock belong to the thread whose guest runs",
+          "[linux][once][threads]") {
   for (auto forward : {dune::Forward::kPlain, dune::Forward::kFast}) {
     CAPTURE(static_cast<int>(forward));
     CHECK(test::in_child([=] { return profile(forward); }) == "");

@@ -552,7 +552,8 @@ TEST_CASE("a handler reads ring 3's memory whatever PKRU ring 3 has set", "[ring
 }
 
 // User mode has the thread's PKRU too, and could not even take a signal with that.
-TEST_CASE("signals and faults reach a thread whose ring 3 forbids all memory", "[ring3][hostile]") {
+TEST_CASE("signals and faults reach a thread whose ring 3 forbids all memory",
+          "[ring3][hostile][threads]") {
   if (!has(4)) {
     WARN("this machine has no protection keys");
     return;

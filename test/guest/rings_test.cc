@@ -290,7 +290,7 @@ TEST_CASE("an unhandled trap of ring 3 ends the process, not its cage") {
   CHECK(WTERMSIG(status) == SIGILL);
 }
 
-TEST_CASE("ring 3 is interrupted by the timer, and threads have rings of their own") {
+TEST_CASE("ring 3 is interrupted by the timer, and threads have rings of their own", "[threads]") {
   Ring3 ring3;
   on_trap(kTimerVector, [](dune_tf& tf, void*) {
     if (!(tf.cs & 3)) return (void)set_timer(1'000'000, kTimerVector);  // on the way there

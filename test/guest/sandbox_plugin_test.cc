@@ -291,7 +291,7 @@ TEST_CASE("plugin: what goes wrong in it is an error of the call") {
   REQUIRE(p.reset().ok());
 }
 
-TEST_CASE("plugin: system calls are refused unless the policy has them") {
+TEST_CASE("plugin: system calls are refused unless the policy has them", "[threads]") {
   Plugin p = load("evil");
   auto ask = p.function<long(long, long, long, long, long, long, long)>("ask");
   for (long n :
@@ -441,7 +441,7 @@ TEST_CASE("plugin: memory that lies far apart takes no page tables away from oth
   CHECK(*spread(100) == 0);
 }
 
-TEST_CASE("plugin: threads, each with sandboxes of its own") {
+TEST_CASE("plugin: threads, each with sandboxes of its own", "[threads]") {
   Plugin first = load("good");
   REQUIRE(first.snapshot().ok());
   std::atomic<int> good{0};

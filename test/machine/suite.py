@@ -12,7 +12,7 @@ _CASES = TOP / "test" / "differential" / "cases"
 
 
 EVERY, PAIR, ONCE, LONG = "every", "pair", "once", "long"
-# Files of the Catch2 program that test what stands on the module: each kernel and each number of CPUs will do.
+# Files of the Catch2 program that test what stands on the module: with one CPU, but for tests of threads.
 _UPPER = re.compile(r"address_space|audit|debug|gc_|handler_|interrupts|kernel_|numa|own_|perf|random_calls|ring|sandbox_|trap_")
 
 
@@ -21,7 +21,7 @@ def write_list(file, wanted):
 
     Tags of a Catch2 case: [120s] is its time limit, [smp] means two CPUs.  [once]: its answer is the
     same in each machine of a kernel; [long]: only `make check-full` has the time.  A command says
-    `NAME: once ...` (or pair, long), a program of programs/ "// suite: long"; these are `pair` else
+    `NAME: once ...` (or pair, long), a program of programs/ "// suite: every"; these are `pair` else
     ("// suite: command": only commands.list runs it).
     `wanted` is asked with a test's kind and CPUs.
     """
@@ -49,7 +49,7 @@ def _catch_cases():
         return []
     smp = set(_names(program, "[smp]"))
     kinds = {name: PAIR for path in _GUEST.glob("*_test.cc") if _UPPER.match(path.stem)
-             for name in _names(program, "-#", f"[#{path.stem}]~[smp]")}
+             for name in _names(program, "-#", f"[#{path.stem}]~[smp]~[threads]")}
     kinds |= {name: kind for kind in (ONCE, LONG) for name in _names(program, f"[{kind}]")}
     limits = {}
     tags = subprocess.run([program, "--list-tags"], capture_output=True, text=True, check=False).stdout

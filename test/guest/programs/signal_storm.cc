@@ -3,6 +3,7 @@
 // signal_storm.cc - signals at every instruction: threads that make system calls, fault,
 // fork and return from handlers while others queue real-time signals to them.  None may be
 // lost, come twice, or leave a trace in registers, masks or results.
+// suite: every
 #include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>

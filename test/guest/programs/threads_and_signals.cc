@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What programs do with threads, signals and children, one line for each.
+// suite: every
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
