@@ -33,7 +33,7 @@ def write_list(file, wanted):
     for line in lines:
         if line.strip() and not line.startswith(("#", "@")):
             words = shlex.split(line)
-            kind = words.pop(1) if words[1] in (PAIR, ONCE, LONG) else EVERY
+            kind = words.pop(1) if words[1] in (EVERY, PAIR, ONCE, LONG) else EVERY
             if not wanted(kind, 2 if "cpus=2" in words[1:3] else 1):
                 continue
             line = shlex.join(words)
